@@ -1,0 +1,35 @@
+#pragma once
+
+#include <sys/ioctl.h>
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace cowfs {
+
+/// How commands speak to the server of a mount: one ioctl(2) on a file or the directory of the
+/// mount, opened read-only. The buffer carries a JSON text there and one back, each ended by a NUL
+/// byte.
+///
+/// Request: {"ask": "info"}. What can be asked changes nothing, so who may open may ask.
+/// Answer on the directory: mount, base, base_size, store, chunk_size, policy, format_version,
+/// images, own_bytes, free_bytes, total_bytes, cache, read_only, server_pid, version. On an image:
+/// cow_file (or null), own_bytes, openers (open descriptions, the asking one included), layer,
+/// created_ns.
+struct ControlMessage {
+  std::array<char, 8192> text;
+};
+
+constexpr unsigned long kControlRequest = _IOWR('c', 0x0f, ControlMessage);
+
+/// Asks the server of the mount that `path` lies in. Throws Error: ENOTTY if that is no cowfs
+/// mount, ENOTCONN if its server is dead.
+nlohmann::json ask_server(const std::string& path);
+
+/// Writes `json` into `message`; EMSGSIZE if it does not fit.
+void pack(const nlohmann::json& json, ControlMessage& message);
+/// EINVAL if the text is no JSON object.
+nlohmann::json unpack(const ControlMessage& message);
+
+}  // namespace cowfs

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <spdlog/logger.h>
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "store/store.h"
+
+namespace cowfs {
+
+enum class CacheMode { writeback, none };
+
+/// All that a server is told.
+struct ServerConfig {
+  Store::Options store;     ///< its `mount` and `log` are filled in by the server
+  std::string mount_point;  ///< absolute, resolved
+  bool read_only = false;
+  bool allow_other = false;
+  std::optional<uid_t> uid;  ///< shown as the owner of everything
+  std::optional<gid_t> gid;
+  std::optional<mode_t> umask;  ///< taken from 0777, or 0666 of images
+  CacheMode cache = CacheMode::writeback;
+  bool tune = true;                       ///< set the bdi's limits where root may
+  std::vector<std::string> fuse_options;  ///< passed on to libfuse, "nosuid" say
+  std::shared_ptr<spdlog::logger> log;
+  std::function<void()> reopen_log;  ///< at SIGHUP
+};
+
+/// Opens the store, mounts, and serves until the file system is unmounted; then makes everything
+/// durable and gives the store up. Throws Error, with everything undone, before `ready` was called.
+/// SIGTERM and SIGINT unmount if nothing uses the mount, and else log who does. The calling thread
+/// must be the only one. `ready` is called once, when the file system can be used. Returns whether
+/// all is durable.
+bool serve(ServerConfig config, const std::function<void()>& ready);
+
+}  // namespace cowfs

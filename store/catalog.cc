@@ -1,0 +1,293 @@
+#include "store/catalog.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "store/chunk_map.h"
+#include "store/chunk_size.h"
+#include "store/error.h"
+
+namespace cowfs {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "map pages are little-endian on disk");
+
+int64_t to_sql(uint64_t value) { return static_cast<int64_t>(value); }
+uint64_t from_sql(int64_t value) { return static_cast<uint64_t>(value); }
+
+std::vector<std::byte> copy_of(std::span<const std::byte> blob) {
+  return {blob.begin(), blob.end()};
+}
+
+Error damaged(const std::string& path, const std::string& what) {
+  return Error::with_message(EUCLEAN, path + ": damaged: " + what);
+}
+
+/// Two set bits for one chunk are no state.
+bool valid(const MapBits& bits) {
+  return std::all_of(bits.begin(), bits.end(),
+                     [](uint64_t word) { return (word & (word >> 1) & 0x5555555555555555) == 0; });
+}
+
+void bind_base(Statement& statement, const BaseRow& base) {
+  statement.bind(1, base.path)
+      .bind(2, to_sql(base.device))
+      .bind(3, to_sql(base.inode))
+      .bind(4, to_sql(base.size))
+      .bind(5, base.mtime_ns)
+      .bind(6, base.ctime_ns)
+      .bind(7, base.fingerprint);
+  if (base.checksum.empty()) {
+    statement.bind_null(8);
+  } else {
+    statement.bind(8, base.checksum);
+  }
+}
+
+}  // namespace
+
+void Catalog::create(const std::string& path, const StoreRow& store, const BaseRow& base,
+                     const Schema& schema) {
+  Database database(path, Database::Mode::create);
+  if (!is_blank(database)) throw Error(EEXIST, path);
+  Transaction transaction(database);
+  create_schema(database, schema);
+  database.prepare("INSERT INTO store VALUES (1, ?, ?, ?, ?)")
+      .bind(1, store.uuid)
+      .bind(2, int64_t{store.chunk_size})
+      .bind(3, store.policy)
+      .bind(4, store.created_ns)
+      .run();
+  Statement insert = database.prepare(
+      "INSERT INTO base (id, path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum) "
+      "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)");
+  bind_base(insert, base);
+  insert.run();
+  transaction.commit();
+}
+
+bool Catalog::exists(const std::string& path) {
+  if (::access(path.c_str(), F_OK) != 0) return false;
+  Database database(path, Database::Mode::read_write);
+  return !is_blank(database);
+}
+
+Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
+    : schema_(schema), database_(path, mode) {
+  if (mode == Database::Mode::read_only) {
+    require_schema(database_, schema);
+  } else {
+    upgraded_ = upgrade_schema(database_, schema);
+  }
+  check_rows();
+  load_pages_ = database_.prepare(
+      "SELECT page, bits FROM map_page WHERE layer = ? AND page >= ? AND page < ?");
+  if (mode == Database::Mode::read_only) return;
+  put_page_ = database_.prepare("INSERT OR REPLACE INTO map_page VALUES (?, ?, ?)");
+  remove_page_ = database_.prepare("DELETE FROM map_page WHERE layer = ? AND page = ?");
+  set_size_ = database_.prepare("UPDATE image SET size = ? WHERE id = ?");
+}
+
+void Catalog::check_rows() {
+  const StoreRow store = this->store();
+  if (!ChunkSize::valid(store.chunk_size)) {
+    throw damaged(path(), "chunk size " + std::to_string(store.chunk_size));
+  }
+  static_cast<void>(base());
+}
+
+StoreRow Catalog::store() {
+  const std::lock_guard lock(mutex_);
+  Statement select =
+      database_.prepare("SELECT uuid, chunk_size, policy, created_ns FROM store WHERE id = 1");
+  if (!select.step()) throw damaged(path(), "no store row");
+  const int64_t chunk_size = std::clamp<int64_t>(select.integer(1), 0, UINT32_MAX);
+  return {.uuid = select.text(0),
+          .chunk_size = static_cast<uint32_t>(chunk_size),
+          .policy = select.text(2),
+          .created_ns = select.integer(3)};
+}
+
+BaseRow Catalog::base() {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare(
+      "SELECT path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum "
+      "FROM base WHERE id = 1");
+  if (!select.step()) throw damaged(path(), "no base row");
+  return {.path = select.text(0),
+          .device = from_sql(select.integer(1)),
+          .inode = from_sql(select.integer(2)),
+          .size = from_sql(select.integer(3)),
+          .mtime_ns = select.integer(4),
+          .ctime_ns = select.integer(5),
+          .fingerprint = copy_of(select.blob(6)),
+          .checksum = copy_of(select.blob(7))};
+}
+
+std::vector<ImageRow> Catalog::images() {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare(
+      "SELECT id, name, layer, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns, btime_ns "
+      "FROM image ORDER BY id");
+  std::vector<ImageRow> rows;
+  while (select.step()) {
+    ImageRow row{.id = from_sql(select.integer(0)),
+                 .name = std::nullopt,
+                 .layer = from_sql(select.integer(2)),
+                 .size = from_sql(select.integer(3)),
+                 .mode = static_cast<uint32_t>(select.integer(4)) & 0777U,
+                 .uid = static_cast<uint32_t>(select.integer(5)),
+                 .gid = static_cast<uint32_t>(select.integer(6)),
+                 .atime_ns = select.integer(7),
+                 .mtime_ns = select.integer(8),
+                 .ctime_ns = select.integer(9),
+                 .btime_ns = select.integer(10)};
+    if (!select.is_null(1)) row.name = select.text(1);
+    if (row.id < 2 || row.size > kMaxImageSize) {
+      throw damaged(path(), "image " + std::to_string(row.id));
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<LayerRow> Catalog::layers() {
+  const std::lock_guard lock(mutex_);
+  Statement select =
+      database_.prepare("SELECT id, parent_limit, has_file, parent FROM layer ORDER BY id");
+  std::vector<LayerRow> rows;
+  while (select.step()) {
+    if (!select.is_null(3)) throw damaged(path(), "a layer over a layer, which this version lacks");
+    rows.push_back({.id = from_sql(select.integer(0)),
+                    .parent_limit = from_sql(select.integer(1)),
+                    .has_file = select.integer(2) != 0});
+  }
+  return rows;
+}
+
+void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
+                         const std::function<void(uint64_t, const MapBits&)>& receive) {
+  const std::lock_guard lock(mutex_);
+  load_pages_->reset();
+  load_pages_->bind(1, to_sql(layer)).bind(2, to_sql(first)).bind(3, to_sql(first + count));
+  while (load_pages_->step()) {
+    const std::span<const std::byte> blob = load_pages_->blob(1);
+    MapBits bits{};
+    const uint64_t page = from_sql(load_pages_->integer(0));
+    if (blob.size() == sizeof(bits)) std::memcpy(bits.data(), blob.data(), sizeof(bits));
+    if (blob.size() != sizeof(bits) || !valid(bits)) {
+      load_pages_->reset();
+      throw damaged(path(),
+                    "map page " + std::to_string(page) + " of layer " + std::to_string(layer));
+    }
+    receive(page, bits);
+  }
+}
+
+Catalog::Change::Change(Catalog& catalog)
+    : catalog_(catalog), lock_(catalog.mutex_), transaction_(catalog.database_) {}
+
+void Catalog::Change::set_base(const BaseRow& base) {
+  Statement update = catalog_.database_.prepare(
+      "UPDATE base SET path = ?, device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, "
+      "fingerprint = ?, checksum = ? WHERE id = 1");
+  bind_base(update, base);
+  update.run();
+}
+
+uint64_t Catalog::Change::add_layer(uint64_t parent_limit) {
+  catalog_.database_.prepare("INSERT INTO layer (parent_limit) VALUES (?)")
+      .bind(1, to_sql(parent_limit))
+      .run();
+  return from_sql(catalog_.database_.last_insert_id());
+}
+
+uint64_t Catalog::Change::add_image(const ImageRow& image) {
+  Statement insert = catalog_.database_.prepare(
+      "INSERT INTO image (name, layer, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns, "
+      "btime_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+  insert.bind(1, image.name.value())
+      .bind(2, to_sql(image.layer))
+      .bind(3, to_sql(image.size))
+      .bind(4, int64_t{image.mode})
+      .bind(5, int64_t{image.uid})
+      .bind(6, int64_t{image.gid})
+      .bind(7, image.atime_ns)
+      .bind(8, image.mtime_ns)
+      .bind(9, image.ctime_ns)
+      .bind(10, image.btime_ns)
+      .run();
+  return from_sql(catalog_.database_.last_insert_id());
+}
+
+void Catalog::Change::set_image(const ImageRow& image) {
+  catalog_.database_
+      .prepare(
+          "UPDATE image SET mode = ?, uid = ?, gid = ?, atime_ns = ?, mtime_ns = ?, ctime_ns = ? "
+          "WHERE id = ?")
+      .bind(1, int64_t{image.mode})
+      .bind(2, int64_t{image.uid})
+      .bind(3, int64_t{image.gid})
+      .bind(4, image.atime_ns)
+      .bind(5, image.mtime_ns)
+      .bind(6, image.ctime_ns)
+      .bind(7, to_sql(image.id))
+      .run();
+}
+
+void Catalog::Change::set_size(uint64_t image, uint64_t size) {
+  catalog_.set_size_->bind(1, to_sql(size)).bind(2, to_sql(image)).run();
+}
+
+void Catalog::Change::set_name(uint64_t image, const std::optional<std::string>& name) {
+  Statement update = catalog_.database_.prepare("UPDATE image SET name = ? WHERE id = ?");
+  if (name) {
+    update.bind(1, *name);
+  } else {
+    update.bind_null(1);
+  }
+  update.bind(2, to_sql(image)).run();
+}
+
+void Catalog::Change::remove_image(uint64_t image, uint64_t layer) {
+  catalog_.database_.prepare("DELETE FROM image WHERE id = ?").bind(1, to_sql(image)).run();
+  remove_pages_from(layer, 0);
+  catalog_.database_.prepare("DELETE FROM layer WHERE id = ?").bind(1, to_sql(layer)).run();
+}
+
+void Catalog::Change::set_parent_limit(uint64_t layer, uint64_t limit) {
+  catalog_.database_.prepare("UPDATE layer SET parent_limit = ? WHERE id = ?")
+      .bind(1, to_sql(limit))
+      .bind(2, to_sql(layer))
+      .run();
+}
+
+void Catalog::Change::set_has_file(uint64_t layer) {
+  catalog_.database_.prepare("UPDATE layer SET has_file = 1 WHERE id = ?")
+      .bind(1, to_sql(layer))
+      .run();
+}
+
+void Catalog::Change::put_page(uint64_t layer, uint64_t page, const MapBits& bits) {
+  if (std::all_of(bits.begin(), bits.end(), [](uint64_t word) { return word == 0; })) {
+    catalog_.remove_page_->bind(1, to_sql(layer)).bind(2, to_sql(page)).run();
+    return;
+  }
+  catalog_.put_page_->bind(1, to_sql(layer))
+      .bind(2, to_sql(page))
+      .bind(3, std::as_bytes(std::span(bits)))
+      .run();
+}
+
+void Catalog::Change::remove_pages_from(uint64_t layer, uint64_t page) {
+  catalog_.database_.prepare("DELETE FROM map_page WHERE layer = ? AND page >= ?")
+      .bind(1, to_sql(layer))
+      .bind(2, to_sql(page))
+      .run();
+}
+
+}  // namespace cowfs

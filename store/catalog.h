@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "store/db.h"
+#include "store/map_arena.h"
+#include "store/schema.h"
+
+namespace cowfs {
+
+/// Times are nanoseconds since the epoch, sizes bytes.
+struct StoreRow {
+  std::string uuid;
+  uint32_t chunk_size = 0;
+  std::string policy;
+  int64_t created_ns = 0;
+};
+
+/// How the base was when the store last accepted it (I1).
+struct BaseRow {
+  std::string path;
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  int64_t mtime_ns = 0;
+  int64_t ctime_ns = 0;
+  std::vector<std::byte> fingerprint;
+  std::vector<std::byte> checksum;  ///< of the whole base; empty if none was recorded
+};
+
+struct LayerRow {
+  uint64_t id = 0;
+  uint64_t parent_limit = 0;  ///< bytes up to which the parent shows through (I12)
+  bool has_file = false;      ///< whether a CoW file belongs to it
+};
+
+struct ImageRow {
+  uint64_t id = 0;
+  std::optional<std::string> name;  ///< none: unlinked, to be freed when nobody has it open
+  uint64_t layer = 0;
+  uint64_t size = 0;
+  uint32_t mode = 0;  ///< permission bits
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  int64_t atime_ns = 0;
+  int64_t mtime_ns = 0;
+  int64_t ctime_ns = 0;
+  int64_t btime_ns = 0;
+};
+
+/// The store's SQLite database in terms of the product: all SQL on the tables is here. Thread-safe:
+/// reads lock it for the call, changes for the life of a Change.
+class Catalog {
+ public:
+  /// Whether there is a catalog; one whose making was cut short does not count.
+  static bool exists(const std::string& path);
+
+  /// Makes the file with its tables and rows, in one transaction. EEXIST if there is one.
+  static void create(const std::string& path, const StoreRow& store, const BaseRow& base,
+                     const Schema& schema = current_schema());
+
+  /// Opens and, for writing, upgrades. Errors as Database and upgrade_schema; EUCLEAN if what it
+  /// says cannot be.
+  Catalog(const std::string& path, Database::Mode mode, const Schema& schema = current_schema());
+
+  [[nodiscard]] const std::string& path() const { return database_.path(); }
+  [[nodiscard]] int format_version() const { return schema_.version; }
+  /// Whether opening it upgraded it.
+  [[nodiscard]] bool upgraded() const { return upgraded_; }
+
+  [[nodiscard]] StoreRow store();
+  [[nodiscard]] BaseRow base();
+  [[nodiscard]] std::vector<ImageRow> images();
+  [[nodiscard]] std::vector<LayerRow> layers();
+  /// Calls `receive` for each page of the layer in [first, first + count).
+  void load_pages(uint64_t layer, uint64_t first, uint64_t count,
+                  const std::function<void(uint64_t page, const MapBits& bits)>& receive);
+
+  /// One transaction: holds the catalog's lock, is rolled back unless committed.
+  class Change {
+   public:
+    explicit Change(Catalog& catalog);
+
+    void set_base(const BaseRow& base);
+    /// Return the new id.
+    uint64_t add_layer(uint64_t parent_limit);
+    uint64_t add_image(const ImageRow& image);
+    /// All columns but the size, which goes with the map: see set_size.
+    void set_image(const ImageRow& image);
+    void set_size(uint64_t image, uint64_t size);
+    /// None: unlinked.
+    void set_name(uint64_t image, const std::optional<std::string>& name);
+    void remove_image(uint64_t image, uint64_t layer);
+    void set_parent_limit(uint64_t layer, uint64_t limit);
+    void set_has_file(uint64_t layer);
+    /// An empty page takes no row.
+    void put_page(uint64_t layer, uint64_t page, const MapBits& bits);
+    void remove_pages_from(uint64_t layer, uint64_t page);
+
+    /// Durable when it returns.
+    void commit() { transaction_.commit(); }
+
+   private:
+    Catalog& catalog_;
+    std::unique_lock<std::mutex> lock_;
+    Transaction transaction_;
+  };
+
+ private:
+  void check_rows();
+
+  const Schema& schema_;
+  std::mutex mutex_;
+  Database database_;
+  bool upgraded_ = false;
+  // Of the flush path, prepared once.
+  std::optional<Statement> put_page_;
+  std::optional<Statement> remove_page_;
+  std::optional<Statement> load_pages_;
+  std::optional<Statement> set_size_;
+};
+
+}  // namespace cowfs

@@ -1,0 +1,222 @@
+#include "store/chunk_map.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <utility>
+
+#include "store/error.h"
+
+namespace cowfs {
+namespace {
+
+constexpr uint64_t kLowBits = 0x5555555555555555;
+constexpr uint64_t kChunksPerWord = 32;
+
+uint64_t pattern(ChunkState state) { return kLowBits * static_cast<uint64_t>(state); }
+
+/// Mask over the two bits of chunks [first, first + count) of a word; count in 1..32.
+uint64_t mask(uint64_t first, uint64_t count) {
+  const uint64_t bits = count == kChunksPerWord ? ~uint64_t{0} : (uint64_t{1} << (2 * count)) - 1;
+  return bits << (2 * first);
+}
+
+}  // namespace
+
+ChunkMap::ChunkMap(MapArena& arena, uint64_t layer, Load load)
+    : arena_(arena), layer_(layer), load_(std::move(load)) {}
+
+template <typename Visit>
+void ChunkMap::for_each_leaf(const Visit& visit) {
+  for (size_t r = 0; r < root_.size(); ++r) {
+    Node* node = root_[r].load(std::memory_order_acquire);
+    if (node == nullptr) continue;
+    for (size_t n = 0; n < node->size(); ++n) {
+      Leaf* leaf = (*node)[n].load(std::memory_order_acquire);
+      if (leaf != nullptr) visit(*leaf, ((r << kNodeBits) + n) << kLeafBits);
+    }
+  }
+}
+
+ChunkMap::~ChunkMap() {
+  for_each_leaf([this](Leaf& leaf, uint64_t) {
+    for (std::atomic<uint32_t>& entry : leaf) {
+      if (const uint32_t slot = entry.load(); slot != 0) arena_.release(slot);
+    }
+    delete &leaf;
+  });
+  for (std::atomic<Node*>& node : root_) delete node.load();
+}
+
+ChunkMap::Leaf& ChunkMap::leaf(uint64_t page) {
+  const uint64_t index = page >> kLeafBits;
+  const Node* node = root_[index >> kNodeBits].load(std::memory_order_acquire);
+  if (node != nullptr) {
+    Leaf* leaf = (*node)[index & ((1U << kNodeBits) - 1)].load(std::memory_order_acquire);
+    if (leaf != nullptr) return *leaf;
+  }
+  return load_leaf(page);
+}
+
+ChunkMap::Leaf& ChunkMap::load_leaf(uint64_t page) {
+  const std::lock_guard lock(load_mutex_);
+  const uint64_t index = page >> kLeafBits;
+  std::atomic<Node*>& node_entry = root_[index >> kNodeBits];
+  if (node_entry.load() == nullptr) {
+    node_entry.store(new Node{}, std::memory_order_release);
+  }
+  std::atomic<Leaf*>& entry = (*node_entry.load())[index & ((1U << kNodeBits) - 1)];
+  if (Leaf* leaf = entry.load(); leaf != nullptr) return *leaf;  // somebody else was faster
+
+  auto leaf = std::make_unique<Leaf>();
+  try {
+    load_(index << kLeafBits, uint64_t{1} << kLeafBits,
+          [this, &leaf](uint64_t number, const MapBits& bits) {
+            const uint32_t slot = arena_.allocate(layer_, number);
+            (*leaf)[number & ((1U << kLeafBits) - 1)].store(slot, std::memory_order_relaxed);
+            MapArena::Page& words = arena_.page(slot);
+            for (size_t i = 0; i < bits.size(); ++i) words[i].store(bits[i]);
+          });
+  } catch (...) {
+    for (std::atomic<uint32_t>& slot : *leaf) {
+      if (slot.load() != 0) arena_.release(slot.load());
+    }
+    throw;
+  }
+  entry.store(leaf.get(), std::memory_order_release);
+  return *leaf.release();
+}
+
+std::pair<ChunkState, uint64_t> ChunkMap::run(uint64_t chunk, uint64_t limit) {
+  if (chunk >= kMaxChunks) return {ChunkState::absent, limit};
+  limit = std::min(limit, kMaxChunks - chunk);
+  ChunkState state{};
+  bool first = true;
+  uint64_t length = 0;
+  while (length < limit) {
+    const uint64_t at = chunk + length;
+    const uint64_t page = at / kChunksPerPage;
+    const uint64_t in_page = at % kChunksPerPage;
+    const uint32_t slot =
+        leaf(page)[page & ((1U << kLeafBits) - 1)].load(std::memory_order_acquire);
+    if (slot == 0) {
+      if (first) {
+        state = ChunkState::absent;
+        first = false;
+      }
+      if (state != ChunkState::absent) break;
+      length += kChunksPerPage - in_page;
+      continue;
+    }
+    const uint64_t in_word = in_page % kChunksPerWord;
+    // Acquire: who sees "present" here sees the data that was written before the bit was set.
+    const uint64_t word =
+        arena_.page(slot)[in_page / kChunksPerWord].load(std::memory_order_acquire) >>
+        (2 * in_word);
+    if (first) {
+      state = static_cast<ChunkState>(word & 3);
+      first = false;
+    }
+    const uint64_t available = kChunksPerWord - in_word;
+    const uint64_t equal = std::min<uint64_t>(
+        static_cast<uint64_t>(std::countr_zero(word ^ (pattern(state) >> (2 * in_word)))) / 2,
+        available);
+    length += equal;
+    if (equal < available) break;
+  }
+  return {state, std::min(length, limit)};
+}
+
+uint32_t ChunkMap::slot_for_change(uint64_t page) {
+  std::atomic<uint32_t>& entry = leaf(page)[page & ((1U << kLeafBits) - 1)];
+  uint32_t slot = entry.load(std::memory_order_acquire);
+  if (slot != 0) return slot;
+  const uint32_t fresh = arena_.allocate(layer_, page);
+  if (entry.compare_exchange_strong(slot, fresh, std::memory_order_acq_rel)) return fresh;
+  arena_.release(fresh);
+  return slot;
+}
+
+void ChunkMap::mark_dirty(uint64_t page, uint32_t slot) {
+  if (arena_.header(slot).dirty.exchange(1) != 0) return;
+  const std::lock_guard lock(dirty_mutex_);
+  dirty_pages_.push_back(page);
+}
+
+void ChunkMap::set(uint64_t first, uint64_t count, ChunkState state) {
+  if (first + count > kMaxChunks) throw Error(EFBIG, "chunk map");
+  while (count > 0) {
+    const uint64_t page = first / kChunksPerPage;
+    const uint32_t slot = slot_for_change(page);
+    MapArena::Page& words = arena_.page(slot);
+    uint64_t in_page = first % kChunksPerPage;
+    while (count > 0 && in_page < kChunksPerPage) {
+      const uint64_t in_word = in_page % kChunksPerWord;
+      const uint64_t step = std::min(count, kChunksPerWord - in_word);
+      const uint64_t bits = mask(in_word, step);
+      std::atomic<uint64_t>& word = words[in_page / kChunksPerWord];
+      uint64_t old = word.load(std::memory_order_relaxed);
+      while (!word.compare_exchange_weak(old, (old & ~bits) | (pattern(state) & bits))) {
+      }
+      in_page += step;
+      first += step;
+      count -= step;
+    }
+    mark_dirty(page, slot);
+  }
+}
+
+PageCopy ChunkMap::copy(uint64_t page) {
+  PageCopy copy{.page = page, .bits = {}};
+  const uint32_t slot = leaf(page)[page & ((1U << kLeafBits) - 1)].load();
+  if (slot == 0) return copy;
+  const MapArena::Page& words = arena_.page(slot);
+  for (size_t i = 0; i < copy.bits.size(); ++i) copy.bits[i] = words[i].load();
+  return copy;
+}
+
+std::vector<PageCopy> ChunkMap::take_dirty() {
+  std::vector<uint64_t> pages;
+  {
+    const std::lock_guard lock(dirty_mutex_);
+    pages.swap(dirty_pages_);
+  }
+  std::vector<PageCopy> copies;
+  copies.reserve(pages.size());
+  for (const uint64_t page : pages) {
+    const uint32_t slot = leaf(page)[page & ((1U << kLeafBits) - 1)].load();
+    arena_.header(slot).dirty.store(0);
+    copies.push_back(copy(page));
+  }
+  std::sort(copies.begin(), copies.end(),
+            [](const PageCopy& a, const PageCopy& b) { return a.page < b.page; });
+  return copies;
+}
+
+bool ChunkMap::dirty() {
+  const std::lock_guard lock(dirty_mutex_);
+  return !dirty_pages_.empty();
+}
+
+void ChunkMap::clear_from(uint64_t first) {
+  const std::lock_guard load_lock(load_mutex_);
+  const uint64_t boundary = first / kChunksPerPage;
+  for_each_leaf([&](Leaf& leaf, uint64_t first_page) {
+    for (size_t i = 0; i < leaf.size(); ++i) {
+      const uint64_t page = first_page + i;
+      const uint32_t slot = leaf[i].load();
+      if (page < boundary || slot == 0) continue;
+      uint64_t keep = page == boundary ? first % kChunksPerPage : 0;
+      for (std::atomic<uint64_t>& word : arena_.page(slot)) {
+        const uint64_t kept = std::min(keep, kChunksPerWord);
+        word.fetch_and(kept == 0 ? 0 : mask(0, kept));
+        keep -= kept;
+      }
+      if (page > boundary) arena_.header(slot).dirty.store(0);
+    }
+  });
+  const std::lock_guard lock(dirty_mutex_);
+  std::erase_if(dirty_pages_, [boundary](uint64_t page) { return page > boundary; });
+}
+
+}  // namespace cowfs

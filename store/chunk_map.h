@@ -1,0 +1,90 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "store/map_arena.h"
+
+namespace cowfs {
+
+/// What a layer says of one chunk. The values are those on disk.
+enum class ChunkState : uint8_t {
+  absent = 0,   ///< ask the parent
+  present = 1,  ///< in this layer's CoW space
+  zero = 2,     ///< reads as zeros, hides the parent, takes no space
+};
+
+/// A page as it was when it was copied: what a commit writes.
+struct PageCopy {
+  uint64_t page;
+  MapBits bits;
+};
+
+/// The chunk map of one layer in memory: two bits a chunk, in pages of 2048 chunks that are loaded
+/// from the catalog in groups of 1024 when first asked for, and allocated when first written.
+///
+///   root[256] -> node[512] -> leaf[1024] -> slot of the arena (0: all chunks absent)
+///
+/// Look-ups take no lock. Changes are atomic for each 32 chunks. The order that I4 needs is the
+/// caller's: set a chunk present only after its data's write has returned.
+class ChunkMap {
+ public:
+  using Receive = std::function<void(uint64_t page, const MapBits& bits)>;
+  /// Reads pages [first, first + count) from the catalog; may throw, then nothing is loaded.
+  using Load = std::function<void(uint64_t first, uint64_t count, const Receive& receive)>;
+
+  static constexpr uint64_t kMaxChunks = uint64_t{1} << 38;  // 1 PiB of 4 KiB chunks
+
+  ChunkMap(MapArena& arena, uint64_t layer, Load load);
+  ChunkMap(const ChunkMap&) = delete;
+  ChunkMap& operator=(const ChunkMap&) = delete;
+  /// Gives the pages back to the arena. What was not taken is lost.
+  ~ChunkMap();
+
+  /// State of `chunk`, and how many chunks from it on, at most `limit` > 0, are in that state.
+  [[nodiscard]] std::pair<ChunkState, uint64_t> run(uint64_t chunk, uint64_t limit);
+
+  /// Sets `count` chunks and marks their pages dirty.
+  void set(uint64_t first, uint64_t count, ChunkState state);
+
+  /// Copies the dirty pages and clears their marks, each mark before its page is read: a change
+  /// that the copy misses leaves the mark set.
+  [[nodiscard]] std::vector<PageCopy> take_dirty();
+  [[nodiscard]] PageCopy copy(uint64_t page);
+  [[nodiscard]] bool dirty();
+
+  /// Makes every chunk from `first` on absent and unmarks pages that lie wholly behind it; the
+  /// catalog must have forgotten them already. Nobody may set chunks there meanwhile.
+  void clear_from(uint64_t first);
+
+ private:
+  static constexpr unsigned kLeafBits = 10;
+  static constexpr unsigned kNodeBits = 9;
+  static constexpr unsigned kRootBits = 8;
+  using Leaf = std::array<std::atomic<uint32_t>, 1U << kLeafBits>;
+  using Node = std::array<std::atomic<Leaf*>, 1U << kNodeBits>;
+
+  /// The leaf that holds `page`, loaded if need be.
+  Leaf& leaf(uint64_t page);
+  Leaf& load_leaf(uint64_t page);
+  uint32_t slot_for_change(uint64_t page);
+  void mark_dirty(uint64_t page, uint32_t slot);
+  template <typename Visit>
+  void for_each_leaf(const Visit& visit);
+
+  MapArena& arena_;
+  const uint64_t layer_;
+  const Load load_;
+  std::array<std::atomic<Node*>, 1U << kRootBits> root_{};
+  std::mutex load_mutex_;   // held while a leaf is loaded; before dirty_mutex_
+  std::mutex dirty_mutex_;  // guards dirty_pages_
+  std::vector<uint64_t> dirty_pages_;
+};
+
+}  // namespace cowfs

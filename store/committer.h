@@ -1,0 +1,43 @@
+#pragma once
+
+#include <spdlog/logger.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "store/image.h"
+
+namespace cowfs {
+
+/// The background thread of a store: commits what has changed every 2 s, so that less than 5 s of
+/// changes are lost by who never flushes (I11), closes images that nobody uses, and moves SQLite's
+/// write-ahead log into the catalog, off the flush path.
+class Committer {
+ public:
+  using ListImages = std::function<std::vector<std::shared_ptr<Image>>()>;
+
+  Committer(std::string catalog_path, ListImages list, spdlog::logger& log);
+  Committer(const Committer&) = delete;
+  Committer& operator=(const Committer&) = delete;
+  /// Ends the thread; the last round may be missing.
+  ~Committer();
+
+ private:
+  void run();
+  void commit_all();
+
+  const std::string catalog_path_;
+  const ListImages list_;
+  spdlog::logger& log_;
+  std::mutex mutex_;
+  std::condition_variable stop_;
+  bool stopping_ = false;
+  std::thread thread_;  // last: starts when all else is there
+};
+
+}  // namespace cowfs

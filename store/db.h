@@ -1,0 +1,98 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace cowfs {
+
+/// A prepared statement. Bind by position from 1, step, read columns from 0. Not thread-safe, as
+/// its Database. Errors are thrown as Error with the file's path.
+class Statement {
+ public:
+  Statement& bind(int position, int64_t value);
+  Statement& bind(int position, std::string_view text);
+  Statement& bind(int position, std::span<const std::byte> blob);
+  Statement& bind_null(int position);
+
+  /// True while there is a row. The statement is reset after the last one.
+  bool step();
+  /// Steps through a statement that returns no rows, and resets it.
+  void run();
+  void reset();
+
+  [[nodiscard]] int64_t integer(int column) const;
+  [[nodiscard]] std::string text(int column) const;
+  /// Valid until the next step or reset.
+  [[nodiscard]] std::span<const std::byte> blob(int column) const;
+  [[nodiscard]] bool is_null(int column) const;
+
+ private:
+  friend class Database;
+  Statement(sqlite3* database, sqlite3_stmt* statement);
+  void check(int code) const;
+
+  struct Finalize {
+    void operator()(sqlite3_stmt* statement) const noexcept;
+  };
+  sqlite3* database_;
+  std::unique_ptr<sqlite3_stmt, Finalize> statement_;
+};
+
+/// One connection to a SQLite file, and the only user of sqlite3.h. Not thread-safe: who shares it
+/// locks it. Opened with journal_mode=WAL, synchronous=FULL (both read back: a distribution may
+/// have changed the defaults), no automatic checkpoints, defensive against hostile files (I10).
+class Database {
+ public:
+  enum class Mode { create, read_write, read_only };
+
+  /// ENOENT if missing (but for `create`), EINVAL if it is not a SQLite file, EUCLEAN if damaged.
+  Database(const std::string& path, Mode mode);
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+  void execute(const std::string& sql);
+  [[nodiscard]] Statement prepare(const std::string& sql);
+  [[nodiscard]] int64_t last_insert_id() const;
+  /// The integer that `PRAGMA name` answers.
+  [[nodiscard]] int64_t pragma(const std::string& name);
+
+  /// Moves what it can of the write-ahead log into the file without making writers wait; returns
+  /// the pages that the log holds still.
+  int64_t checkpoint();
+
+  /// Writes a consistent copy of the database to `path`, which must not exist.
+  void copy_to(const std::string& path);
+
+ private:
+  struct Close {
+    void operator()(sqlite3* database) const noexcept;
+  };
+  std::string path_;
+  std::unique_ptr<sqlite3, Close> database_;
+};
+
+/// BEGIN IMMEDIATE; rolled back unless committed.
+class Transaction {
+ public:
+  explicit Transaction(Database& database);
+  Transaction(const Transaction&) = delete;
+  Transaction& operator=(const Transaction&) = delete;
+  ~Transaction();
+
+  /// Durable when it returns (I3).
+  void commit();
+
+ private:
+  Database& database_;
+  bool open_ = true;
+};
+
+}  // namespace cowfs

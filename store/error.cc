@@ -1,0 +1,12 @@
+#include "store/error.h"
+
+#include <system_error>
+
+namespace cowfs {
+
+Error::Error(int code, const std::string& context)
+    : Error(context + ": " + error_text(code), code) {}
+
+std::string error_text(int code) { return std::generic_category().message(code); }
+
+}  // namespace cowfs

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace cowfs {
+
+/// The one exception type of cowfs: an errno value and one sentence "what: on what: why".
+/// `store/` throws it; `fs/reply` turns it into an errno for the kernel, `cmd/main` into a message.
+class Error : public std::runtime_error {
+ public:
+  /// Message is `context: strerror(code)`.
+  Error(int code, const std::string& context);
+
+  /// Message is `message` as it stands; `code` is the errno that it stands for.
+  static Error with_message(int code, const std::string& message) { return {message, code}; }
+
+  /// An errno value, never 0.
+  [[nodiscard]] int code() const noexcept { return code_; }
+
+ private:
+  Error(const std::string& message, int code) : std::runtime_error(message), code_(code) {}
+
+  int code_;
+};
+
+/// strerror(3), thread-safe.
+std::string error_text(int code);
+
+}  // namespace cowfs

@@ -1,0 +1,410 @@
+// The writable view of an image
+//
+// Reading asks the layer for runs: a present run is read from the CoW file, a zero run is zeros, an
+// absent run is the base's up to the layer's parent limit and zeros beyond.
+//
+// Writing into present chunks goes straight to their place. It takes no lock. A chunk that is not
+// present is written whole: the data, and around it what the chunk read as before (copy-up), in one
+// write; only then does it become present (I4). Since a chunk is always written whole, no stale
+// byte of the CoW file shows up (I12), and a write of whole chunks copies nothing. Who changes a
+// chunk's state holds the chunk, so only requests for that chunk wait.
+//
+// A write in place may overtake a trim of the same chunk; both are unanswered then, and either
+// order is right. Stale bytes that it leaves below a zero chunk mean nothing (I12).
+//
+// The part of the last chunk behind the image's size is zero: whole writes make it so, a shrink
+// does, and the first growth after the image was opened makes sure, for the case that a crash came
+// between a shrink and its zeroing.
+
+#include "store/image.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "store/error.h"
+
+namespace cowfs {
+
+Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer)
+    : context_(context),
+      id_(row.id),
+      layer_id_(row.layer),
+      layer_(std::move(layer)),
+      size_(row.size),
+      committed_size_(row.size),
+      committed_limit_(layer_->parent_limit()) {
+  times_.lock()->attributes = {.mode = row.mode,
+                               .uid = row.uid,
+                               .gid = row.gid,
+                               .atime_ns = row.atime_ns,
+                               .mtime_ns = row.mtime_ns,
+                               .ctime_ns = row.ctime_ns,
+                               .btime_ns = row.btime_ns};
+}
+
+Image::~Image() = default;
+
+Image::Use Image::use() {
+  acquire();
+  return Use(shared_from_this());
+}
+
+void Image::acquire() {
+  auto usage = usage_.lock();
+  if (usage->unlinked && usage->count == 0) throw Error(ENOENT, "image " + std::to_string(id_));
+  if (!usage->active) {
+    layer_->activate();
+    usage->active = true;
+    tail_is_zero_ = false;
+  }
+  ++usage->count;
+}
+
+void Image::release() {
+  bool free_it = false;
+  {
+    auto usage = usage_.lock();
+    --usage->count;
+    free_it = usage->count == 0 && usage->unlinked;
+  }
+  if (free_it) context_.free_unlinked(*this);
+}
+
+bool Image::unlink() {
+  auto usage = usage_.lock();
+  usage->unlinked = true;
+  return usage->count == 0;
+}
+
+void Image::cancel_unlink() { usage_.lock()->unlinked = false; }
+
+void Image::retire_if_idle() {
+  auto usage = usage_.lock();
+  if (usage->count > 0 || !usage->active || failed() || layer_->dirty()) return;
+  layer_->deactivate();
+  usage->active = false;
+}
+
+Attributes Image::attributes() { return times_.lock()->attributes; }
+
+void Image::check_not_failed() const {
+  if (failed()) {
+    throw Error::with_message(
+        EIO, "image " + std::to_string(id_) + ": an earlier sync of it failed; unmount and mount");
+  }
+}
+
+// ---- reading
+// -------------------------------------------------------------------------------------
+
+size_t Image::read(std::span<std::byte> buffer, uint64_t offset) {
+  const uint64_t size = this->size();
+  if (offset >= size) return 0;
+  buffer = buffer.first(static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset)));
+  read_below_size(buffer, offset);
+  return buffer.size();
+}
+
+void Image::read_below_size(std::span<std::byte> buffer, uint64_t offset) {
+  const size_t whole = buffer.size();
+  unsigned runs = 0;
+  while (!buffer.empty()) {
+    const Run run = layer_->find(offset, buffer.size());
+    const auto length = static_cast<size_t>(run.length);
+    // Many short runs one by one would cost a system call each.
+    if (++runs > 4 && length < buffer.size() && whole / runs < (64U << 10)) {
+      read_interleaved(buffer, offset);
+      return;
+    }
+    read_run(run, buffer.first(length), offset);
+    buffer = buffer.subspan(length);
+    offset += run.length;
+  }
+}
+
+void Image::read_run(const Run& run, std::span<std::byte> buffer, uint64_t offset) const {
+  if (run.state == ChunkState::present) {
+    run.file->read_exactly(buffer, run.file_offset);
+  } else {
+    read_old(run.state, buffer, offset);
+  }
+}
+
+void Image::read_old(ChunkState state, std::span<std::byte> buffer, uint64_t offset) const {
+  if (state == ChunkState::zero) {
+    std::memset(buffer.data(), 0, buffer.size());
+  } else {
+    read_parent(buffer, offset);
+  }
+}
+
+void Image::read_parent(std::span<std::byte> buffer, uint64_t offset) const {
+  const uint64_t limit = std::min(layer_->parent_limit(), context_.base.size());
+  const auto below =
+      static_cast<size_t>(offset < limit ? std::min<uint64_t>(buffer.size(), limit - offset) : 0);
+  if (below > 0) context_.base.read(buffer.first(below), offset);
+  if (below < buffer.size()) std::memset(buffer.data() + below, 0, buffer.size() - below);
+}
+
+// Reads the parent under everything in one call, then lays present runs over it with one call for
+// those that follow each other in one file; the gaps between go to a scratch buffer.
+void Image::read_interleaved(std::span<std::byte> buffer, uint64_t offset) {
+  constexpr size_t kScratch = 64 << 10;
+  thread_local const auto scratch = std::make_unique_for_overwrite<std::byte[]>(kScratch);
+
+  // The runs are found before the parent is read: a chunk that becomes present meanwhile had been
+  // read as absent, which is a value of the time of the request.
+  struct Part {
+    Run run;
+    size_t at;
+  };
+  std::vector<Part> parts;
+  for (size_t at = 0; at < buffer.size();) {
+    const Run run = layer_->find(offset + at, buffer.size() - at);
+    parts.push_back({run, at});
+    at += static_cast<size_t>(run.length);
+  }
+  if (std::any_of(parts.begin(), parts.end(),
+                  [](const Part& part) { return part.run.state == ChunkState::absent; })) {
+    read_parent(buffer, offset);
+  }
+
+  std::vector<iovec> vector;
+  const File* file = nullptr;
+  uint64_t start = 0;
+  uint64_t end = 0;
+  const auto submit = [&] {
+    if (!vector.empty()) file->read_vector(vector, start);
+    vector.clear();
+  };
+  for (const Part& part : parts) {
+    const auto length = static_cast<size_t>(part.run.length);
+    std::byte* target = buffer.data() + part.at;
+    if (part.run.state == ChunkState::zero) std::memset(target, 0, length);
+    if (part.run.state != ChunkState::present) continue;
+    if (!vector.empty()) {
+      const bool forward = part.run.file == file && part.run.file_offset >= end;
+      const uint64_t gap = forward ? part.run.file_offset - end : kScratch + 1;
+      if (gap > kScratch) {
+        submit();
+      } else if (gap > 0) {
+        vector.push_back({scratch.get(), static_cast<size_t>(gap)});
+      }
+    }
+    if (vector.empty()) {
+      file = part.run.file;
+      start = part.run.file_offset;
+    }
+    vector.push_back({target, length});
+    end = part.run.file_offset + length;
+  }
+  submit();
+}
+
+// ---- writing
+// -------------------------------------------------------------------------------------
+
+void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
+  while (const std::optional<ChunkRange> busy = try_write(buffer, offset)) {
+    // Waits by taking and leaving it; the write then finds out anew how things are.
+    static_cast<void>(chunks_.lock(*busy));
+  }
+}
+
+std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
+  check_not_failed();
+  const uint64_t end = offset + buffer.size();
+  if (end > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  if (end > size()) zero_tail(size());
+  uint64_t at = offset;
+  while (at < end) {
+    const Run run = layer_->find(at, end - at);
+    const std::span data =
+        buffer.subspan(static_cast<size_t>(at - offset), static_cast<size_t>(run.length));
+    if (run.state == ChunkState::present) {
+      run.file->write(data, run.file_offset);
+      layer_->note_write();
+      at += run.length;
+      continue;
+    }
+    const ChunkRange range{context_.chunk.chunk_of(at),
+                           context_.chunk.chunk_of(at + run.length - 1) + 1};
+    const RangeLock::Guard guard = chunks_.try_lock(range);
+    if (!guard) return range;
+    // What was not present may be by now.
+    const Run now = layer_->find(at, run.length);
+    if (now.state == ChunkState::present) continue;
+    write_new(data.first(static_cast<size_t>(now.length)), at);
+    at += now.length;
+  }
+  if (end > size()) raise_size(end);
+  return std::nullopt;
+}
+
+void Image::write_new(std::span<const std::byte> buffer, uint64_t offset) {
+  const ChunkSize chunk = context_.chunk;
+  const uint64_t end = offset + buffer.size();
+  const ChunkState state = layer_->find(offset, 1).state;
+  uint64_t start = chunk.down(offset);
+  const uint64_t stop = chunk.up(end);
+
+  // Head and tail: what the first and the last chunk hold besides the data.
+  const auto head = static_cast<size_t>(offset - start);
+  const auto tail = static_cast<size_t>(stop - end);
+  const auto fill = std::make_unique_for_overwrite<std::byte[]>(head + tail);
+  if (head > 0) read_old(state, {fill.get(), head}, start);
+  if (tail > 0) read_old(state, {fill.get() + head, tail}, end);
+
+  std::array<iovec, 3> pieces{iovec{fill.get(), head},
+                              iovec{const_cast<std::byte*>(buffer.data()), buffer.size()},
+                              iovec{fill.get() + head, tail}};
+  std::span<iovec> rest(pieces);
+  while (start < stop) {
+    const Run place = layer_->place(start, stop - start);
+    std::vector<iovec> now;
+    for (uint64_t want = place.length; want > 0;) {
+      iovec& front = rest.front();
+      const auto step = static_cast<size_t>(std::min<uint64_t>(want, front.iov_len));
+      now.push_back({front.iov_base, step});
+      front.iov_base = static_cast<std::byte*>(front.iov_base) + step;
+      front.iov_len -= step;
+      want -= step;
+      if (front.iov_len == 0) rest = rest.subspan(1);
+    }
+    place.file->write_vector(now, place.file_offset);
+    // I4: only what has been written becomes present.
+    layer_->set_present(start, place);
+    start += place.length;
+  }
+}
+
+void Image::raise_size(uint64_t size) {
+  uint64_t old = size_.load();
+  while (old < size && !size_.compare_exchange_weak(old, size, std::memory_order_acq_rel)) {
+  }
+}
+
+void Image::extend(uint64_t size) {
+  if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  check_not_failed();
+  if (size <= this->size()) return;
+  zero_tail(this->size());
+  raise_size(size);
+}
+
+void Image::zero_tail(uint64_t size) {
+  if (tail_is_zero_.load()) return;
+  if (!context_.chunk.aligned(size)) {
+    const uint64_t end = context_.chunk.up(size);
+    const uint64_t chunk = context_.chunk.chunk_of(size);
+    const RangeLock::Guard guard = chunks_.lock({chunk, chunk + 1});
+    const Run run = layer_->find(size, end - size);
+    // Unless another write has grown the image into this part meanwhile.
+    if (run.state == ChunkState::present && this->size() == size && !tail_is_zero_.load()) {
+      const std::vector<std::byte> zeros(static_cast<size_t>(run.length));
+      run.file->write(zeros, run.file_offset);
+      layer_->note_write();
+    }
+  }
+  tail_is_zero_ = true;
+}
+
+// ---- zeroing
+// -------------------------------------------------------------------------------------
+
+void Image::make_zero(uint64_t offset, uint64_t length) {
+  check_not_failed();
+  if (offset >= kMaxImageSize) return;
+  length = std::min(length, kMaxImageSize - offset);
+  const uint64_t end = offset + length;
+  const uint64_t first = context_.chunk.up(offset);
+  const uint64_t last = context_.chunk.down(end);
+  if (first >= last) {
+    // Within one chunk, or over the border of two.
+    const uint64_t border = std::min(first, end);
+    zero_part(offset, border - offset);
+    zero_part(border, end - border);
+    return;
+  }
+  zero_part(offset, first - offset);
+  zero_chunks(first, last - first);
+  zero_part(last, end - last);
+}
+
+void Image::zero_part(uint64_t offset, uint64_t length) {
+  const uint64_t size = this->size();
+  if (length == 0 || offset >= size) return;
+  length = std::min(length, size - offset);
+  const ChunkState state = layer_->find(offset, length).state;
+  if (state == ChunkState::zero) return;
+  if (state == ChunkState::absent && offset >= layer_->parent_limit()) return;
+  const std::vector<std::byte> zeros(static_cast<size_t>(length));
+  write(zeros, offset);
+}
+
+void Image::zero_chunks(uint64_t offset, uint64_t length) {
+  const ChunkSize chunk = context_.chunk;
+  const uint64_t end = offset + length;
+  const RangeLock::Guard guard = chunks_.lock({chunk.chunk_of(offset), chunk.chunk_of(end)});
+  const uint64_t limit = chunk.up(layer_->parent_limit());
+  while (offset < end) {
+    // Behind the limit an absent chunk reads as zeros as it is, and costs no map.
+    const bool hides = offset < limit;
+    const Run run = layer_->find(offset, hides ? std::min(end, limit) - offset : end - offset);
+    const ChunkState wanted = hides ? ChunkState::zero : ChunkState::absent;
+    layer_->take_away(offset, run.length, wanted);
+    offset += run.length;
+  }
+}
+
+void Image::reserve(uint64_t offset, uint64_t length) {
+  check_not_failed();
+  if (offset + length > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  layer_->reserve(context_.chunk.down(offset),
+                  context_.chunk.up(offset + length) - context_.chunk.down(offset));
+}
+
+// ---- holes
+// ---------------------------------------------------------------------------------------
+
+std::optional<uint64_t> Image::next_data(uint64_t offset) {
+  const uint64_t size = this->size();
+  while (offset < size) {
+    const Run run = layer_->find(offset, size - offset);
+    if (run.state == ChunkState::present) return offset;
+    const uint64_t end = offset + run.length;
+    if (run.state == ChunkState::absent) {
+      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base.size()});
+      if (offset < limit) {
+        const std::optional<uint64_t> data = context_.base.file().next_data(offset);
+        if (data && *data < limit) return *data;
+      }
+    }
+    offset = end;
+  }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> Image::next_hole(uint64_t offset) {
+  const uint64_t size = this->size();
+  if (offset >= size) return std::nullopt;
+  while (offset < size) {
+    const Run run = layer_->find(offset, size - offset);
+    const uint64_t end = offset + run.length;
+    if (run.state == ChunkState::zero) return offset;
+    if (run.state == ChunkState::absent) {
+      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base.size()});
+      if (offset >= limit) return offset;
+      const uint64_t hole = context_.base.file().next_hole(offset);
+      if (hole < limit) return hole;
+      if (limit < end) return limit;
+    }
+    offset = end;
+  }
+  return size;
+}
+
+}  // namespace cowfs

@@ -1,0 +1,215 @@
+#pragma once
+
+#include <spdlog/logger.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "store/base.h"
+#include "store/catalog.h"
+#include "store/chunk_size.h"
+#include "store/error.h"
+#include "store/group_commit.h"
+#include "store/layer.h"
+#include "store/range_lock.h"
+#include "store/synchronized.h"
+
+namespace cowfs {
+
+/// Owner, mode and times (ns since the epoch) of an image.
+struct Attributes {
+  uint32_t mode = 0;  ///< permission bits
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  int64_t atime_ns = 0;
+  int64_t mtime_ns = 0;
+  int64_t ctime_ns = 0;
+  int64_t btime_ns = 0;
+};
+
+/// An image: the writable view of its active layer over the base. Offsets, lengths and sizes are
+/// bytes. Thread-safe. Errors are thrown as Error; after a failed sync or commit everything that
+/// writes or flushes throws EIO, and reads go on (I8).
+///
+/// An image is in use while somebody holds a Use of it; I/O is allowed only then. What is not in
+/// use takes a few hundred bytes and no descriptor.
+///
+/// Lock order: chunks_ before commit_mutex_ before the catalog. No lock is held while waiting for
+/// the base or the CoW file but the range of chunks whose state changes (and the commit's own).
+class Image : public std::enable_shared_from_this<Image> {
+ public:
+  struct Context {
+    const Base& base;
+    ChunkSize chunk;
+    Catalog& catalog;
+    spdlog::logger& log;
+    /// Called when the last use of an unlinked image ends.
+    std::function<void(Image&)> free_unlinked;
+  };
+
+  Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer);
+  ~Image();
+
+  /// Keeps an image in use.
+  class Use {
+   public:
+    Use() = default;
+    Use(Use&&) noexcept = default;
+    Use& operator=(Use&&) = delete;
+    ~Use() {
+      if (image_) image_->release();
+    }
+    Image* operator->() const { return image_.get(); }
+    Image& operator*() const { return *image_; }
+    explicit operator bool() const { return image_ != nullptr; }
+
+   private:
+    friend class Image;
+    explicit Use(std::shared_ptr<Image> image) : image_(std::move(image)) {}
+    std::shared_ptr<Image> image_;
+  };
+  /// Opens what the image needs. ENOENT if it was unlinked and freed.
+  [[nodiscard]] Use use();
+  /// The same as a pair of calls, for who keeps the count elsewhere. Each acquire needs a release.
+  void acquire();
+  void release();
+
+  [[nodiscard]] uint64_t id() const { return id_; }
+  [[nodiscard]] uint64_t layer_id() const { return layer_id_; }
+  [[nodiscard]] uint64_t size() const { return size_.load(std::memory_order_acquire); }
+  [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
+  [[nodiscard]] std::string cow_path() const { return layer_->cow_path(); }
+  [[nodiscard]] Attributes attributes();
+
+  // ---- data ------------------------------------------------------------------------------------
+
+  /// Fills the front of `buffer`; returns how much, less than its size only at the image's end.
+  size_t read(std::span<std::byte> buffer, uint64_t offset);
+
+  /// Writes all of it, growing the image if need be, and waits where a chunk's state is changing.
+  void write(std::span<const std::byte> buffer, uint64_t offset);
+  /// As write, but returns the chunks to wait for rather than waiting; then nothing or a part is
+  /// written and the whole is to be repeated. A repeated write is harmless while it is unanswered.
+  [[nodiscard]] std::optional<ChunkRange> try_write(std::span<const std::byte> buffer,
+                                                    uint64_t offset);
+  /// Calls `action` when nobody changes the state of those chunks; see RangeLock::when_free.
+  void when_free(ChunkRange range, std::function<void()> action) {
+    chunks_.when_free(range, std::move(action));
+  }
+
+  /// The range reads as zeros and whole chunks of it take no space (after the next commit). Does
+  /// not change the size.
+  void make_zero(uint64_t offset, uint64_t length);
+  /// Reserves space for later writes; does not change content or size.
+  void reserve(uint64_t offset, uint64_t length);
+  /// Grows to at least `size`; not durable before the next flush.
+  void extend(uint64_t size);
+
+  /// Copies as copy_file_range(2) does. Chunks that the source shares with the base become shared
+  /// in this image where the place is the same, and host reflinks are used where there are some.
+  /// Returns the bytes copied: less at the source's end, or to end on a chunk boundary.
+  uint64_t copy_from(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
+
+  /// The first byte at or after `offset` that is data, or hole, as lseek(2) has it. Chunks that
+  /// fall through to a hole of the base are holes. None at or behind the end; for data also where
+  /// there is none left.
+  [[nodiscard]] std::optional<uint64_t> next_data(uint64_t offset);
+  [[nodiscard]] std::optional<uint64_t> next_hole(uint64_t offset);
+
+  // ---- durability ------------------------------------------------------------------------------
+
+  /// What was written before is durable when it returns (I3). Concurrent calls share one commit.
+  void flush();
+  /// As flush, and writes the times too.
+  void flush_all();
+  /// Whether a background commit is due (I11). Call it in use, or where in_use_or_open is false.
+  [[nodiscard]] bool dirty();
+
+  /// Sets the size; atomic and durable when it returns. What a shrink took away never comes back.
+  /// No write or zeroing behind the smaller size may be under way.
+  void resize(uint64_t size);
+
+  /// Mode and owner; durable when it returns.
+  void set_owner_and_mode(uint32_t uid, uint32_t gid, uint32_t mode, int64_t ctime_ns);
+  /// Kept in memory, and committed with what comes next or by flush_all.
+  void set_times(std::optional<int64_t> atime_ns, std::optional<int64_t> mtime_ns,
+                 std::optional<int64_t> ctime_ns);
+
+  /// The state of I8.
+  [[nodiscard]] bool failed() const { return failed_.load(); }
+
+  /// Marks it as unlinked: the last release frees it. True if nobody has it in use now: then it is
+  /// the caller's to free, and cannot be acquired any more.
+  [[nodiscard]] bool unlink();
+  /// Takes the mark back, after a failure to record it.
+  void cancel_unlink();
+  /// Whether a background commit is worth a look: it has been in use since it was last closed.
+  [[nodiscard]] bool in_use_or_open() { return usage_.lock()->active; }
+  /// Closes what is open if nobody uses the image.
+  void retire_if_idle();
+  void remove_files() { layer_->remove_files(); }
+
+ private:
+  struct Usage {
+    uint64_t count = 0;
+    bool active = false;
+    bool unlinked = false;
+  };
+
+  void check_not_failed() const;
+  [[noreturn]] void fail(const Error& error);
+
+  // image.cc
+  void read_run(const Run& run, std::span<std::byte> buffer, uint64_t offset) const;
+  void read_interleaved(std::span<std::byte> buffer, uint64_t offset);
+  void read_parent(std::span<std::byte> buffer, uint64_t offset) const;
+  void read_below_size(std::span<std::byte> buffer, uint64_t offset);
+  /// Writes into chunks that are not present; the caller holds them.
+  void write_new(std::span<const std::byte> buffer, uint64_t offset);
+  void raise_size(uint64_t size);
+  /// What an absent or zero chunk reads as, for filling up a new one.
+  void read_old(ChunkState state, std::span<std::byte> buffer, uint64_t offset) const;
+  void zero_part(uint64_t offset, uint64_t length);
+  void zero_chunks(uint64_t offset, uint64_t length);
+  void zero_tail(uint64_t size);
+
+  // image_copy.cc
+  uint64_t copy_piece(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
+  uint64_t copy_data(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
+  bool share_with_base(const Image& source, uint64_t offset, uint64_t length);
+  bool clone_present(const Run& run, uint64_t offset, uint64_t length);
+
+  // image_commit.cc
+  void commit(bool with_times);
+  void give_back(const Layer::Changes& changes);
+
+  const Context context_;
+  const uint64_t id_;
+  const uint64_t layer_id_;
+  const std::unique_ptr<Layer> layer_;
+
+  Synchronized<Usage> usage_;
+  std::atomic<uint64_t> size_;
+  std::atomic<bool> tail_is_zero_ = false;  // of the last chunk, behind the size
+  std::atomic<bool> failed_ = false;
+
+  struct Times {
+    Attributes attributes;
+    bool dirty = false;
+  };
+  Synchronized<Times> times_;
+
+  RangeLock chunks_;
+  GroupCommit flushes_;
+  std::mutex commit_mutex_;  // one commit at a time; guards what follows
+  uint64_t committed_size_;
+  uint64_t committed_limit_;
+};
+
+}  // namespace cowfs

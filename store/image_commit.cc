@@ -1,0 +1,194 @@
+// How changes of an image become durable
+//
+// A commit (I3, I4):
+//   1. the parent limit, the size and the changed map pages are copied, in this order
+//   2. the CoW file is synced
+//   3. the copies are committed to the catalog
+//   4. space that the copies freed is given back
+// The live map goes on changing all the while. Whatever the copies say present was written before
+// they were made, so (2) makes it durable before (3) says so. A size is read before the map since a
+// write sets its bits before it raises the size: a committed size never covers chunks whose bits
+// the commit lacks. The limit is read before the size, so that it is never beyond it.
+//
+// If (2) or (3) fails the copies are dropped and the image is failed for good (I8): the host may
+// have marked the unwritten pages clean, so that a second sync would lie.
+//
+// Punching comes after the commit (I12). A chunk that was written again meanwhile is left alone.
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include "store/error.h"
+#include "store/image.h"
+
+namespace cowfs {
+namespace {
+
+ImageRow row_of(uint64_t id, const Attributes& attributes) {
+  ImageRow row;
+  row.id = id;
+  row.mode = attributes.mode;
+  row.uid = attributes.uid;
+  row.gid = attributes.gid;
+  row.atime_ns = attributes.atime_ns;
+  row.mtime_ns = attributes.mtime_ns;
+  row.ctime_ns = attributes.ctime_ns;
+  return row;
+}
+
+}  // namespace
+
+void Image::fail(const Error& error) {
+  failed_ = true;
+  context_.log.error(
+      "image {}: {}: its changes since the last flush are lost, writes fail now; "
+      "unmount, look at the disk, mount again",
+      id_, error.what());
+  throw Error::with_message(EIO, error.what());
+}
+
+void Image::flush() {
+  flushes_.run([this] { commit(false); });
+}
+
+void Image::flush_all() { commit(true); }
+
+bool Image::dirty() {
+  if (failed()) return false;
+  return times_.lock()->dirty || (in_use_or_open() && layer_->dirty());
+}
+
+void Image::commit(bool with_times) {
+  std::unique_ptr<Layer::Changes> changes;
+  {
+    const std::lock_guard lock(commit_mutex_);
+    check_not_failed();
+    const uint64_t limit = layer_->parent_limit();
+    const uint64_t size = this->size();
+    changes = layer_->prepare();
+    try {
+      layer_->sync_data();
+      const bool due = !changes->empty() || size != committed_size_ || limit != committed_limit_;
+      bool times_due = false;
+      Attributes attributes;
+      if (due || with_times) {
+        auto times = times_.lock();
+        times_due = times->dirty;
+        times->dirty = false;
+        attributes = times->attributes;
+      }
+      if (due || times_due) {
+        Catalog::Change change(context_.catalog);
+        layer_->publish(change, *changes);
+        if (size != committed_size_) change.set_size(id_, size);
+        if (limit != committed_limit_) change.set_parent_limit(layer_id_, limit);
+        if (times_due) change.set_image(row_of(id_, attributes));
+        change.commit();
+        committed_size_ = size;
+        committed_limit_ = limit;
+      }
+    } catch (const Error& error) {
+      fail(error);
+    }
+  }
+  give_back(*changes);
+}
+
+void Image::give_back(const Layer::Changes& changes) {
+  for (const auto& [offset, length] : layer_->freed(changes)) {
+    const RangeLock::Guard guard =
+        chunks_.lock({context_.chunk.chunk_of(offset), context_.chunk.chunk_of(offset + length)});
+    try {
+      layer_->reclaim(offset, length);
+    } catch (const Error& error) {
+      // Nothing is wrong but that space is not given back.
+      context_.log.warn("image {}: space not given back: {}", id_, error.what());
+    }
+  }
+}
+
+void Image::resize(uint64_t size) {
+  if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  check_not_failed();
+  if (size > this->size()) {
+    extend(size);
+    flush();
+    return;
+  }
+  if (size == this->size()) return;
+
+  const ChunkSize chunk = context_.chunk;
+  std::unique_ptr<Layer::Changes> changes;
+  {
+    // Nobody makes a chunk present behind the new end while it is cut off.
+    const RangeLock::Guard guard =
+        chunks_.lock({chunk.chunk_of(size), chunk.chunk_of(kMaxImageSize) + 1});
+    const std::lock_guard lock(commit_mutex_);
+    check_not_failed();
+    const uint64_t limit = std::min(layer_->parent_limit(), size);
+    changes = layer_->prepare_cut(size);
+    try {
+      layer_->sync_data();
+      Catalog::Change change(context_.catalog);
+      layer_->publish(change, *changes);
+      change.set_size(id_, size);
+      change.set_parent_limit(layer_id_, limit);
+      change.commit();
+    } catch (const Error& error) {
+      fail(error);
+    }
+    committed_size_ = size;
+    committed_limit_ = limit;
+    // The other way round a reader could see the parent between the two.
+    size_.store(size, std::memory_order_release);
+    layer_->set_parent_limit(limit);
+    layer_->cut(size);
+    // After the commit (I12): before it, a crash would leave zeros in an image of the old size.
+    tail_is_zero_ = false;
+    try {
+      if (!chunk.aligned(size)) {
+        const Run run = layer_->find(size, chunk.up(size) - size);
+        if (run.state == ChunkState::present) {
+          const std::vector<std::byte> zeros(static_cast<size_t>(run.length));
+          run.file->write(zeros, run.file_offset);
+          layer_->note_write();
+        }
+      }
+      tail_is_zero_ = true;
+    } catch (const Error& error) {
+      // The next growth tries again, and fails if it cannot.
+      context_.log.warn("image {}: tail not zeroed: {}", id_, error.what());
+    }
+  }
+  give_back(*changes);
+}
+
+void Image::set_owner_and_mode(uint32_t uid, uint32_t gid, uint32_t mode, int64_t ctime_ns) {
+  const std::lock_guard lock(commit_mutex_);
+  Attributes attributes = this->attributes();
+  attributes.uid = uid;
+  attributes.gid = gid;
+  attributes.mode = mode & 0777U;
+  attributes.ctime_ns = ctime_ns;
+  Catalog::Change change(context_.catalog);
+  change.set_image(row_of(id_, attributes));
+  change.commit();
+  auto times = times_.lock();
+  times->attributes.uid = attributes.uid;
+  times->attributes.gid = attributes.gid;
+  times->attributes.mode = attributes.mode;
+  times->attributes.ctime_ns = attributes.ctime_ns;
+}
+
+void Image::set_times(std::optional<int64_t> atime_ns, std::optional<int64_t> mtime_ns,
+                      std::optional<int64_t> ctime_ns) {
+  auto times = times_.lock();
+  Attributes& attributes = times->attributes;
+  if (atime_ns) attributes.atime_ns = *atime_ns;
+  if (mtime_ns) attributes.mtime_ns = *mtime_ns;
+  if (ctime_ns) attributes.ctime_ns = *ctime_ns;
+  times->dirty = true;
+}
+
+}  // namespace cowfs

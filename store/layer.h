@@ -1,0 +1,107 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "store/catalog.h"
+#include "store/chunk_map.h"
+#include "store/file.h"
+
+namespace cowfs {
+
+/// A run of neighbouring bytes of a layer with one answer. Offsets and lengths in bytes.
+struct Run {
+  ChunkState state;
+  uint64_t length;
+  const File* file;      ///< where a present run lies, else null
+  uint64_t file_offset;  ///< its place there
+};
+
+/// A delta over a parent: where each chunk is, and how a change of that becomes durable. This is
+/// the seam under which allocation policies differ; above it nothing knows of them. A policy
+/// decides places; locking of chunks, copy-up and data I/O are the caller's (see image.h).
+///
+/// A commit is three calls, in this order and never two at a time (I3, I4):
+///   prepare       copies what has changed
+///   sync_data     makes the data durable that the copies speak of
+///   publish       puts the copies into a transaction
+/// and, once that transaction is durable, `reclaim` gives space back that the copies freed (I5,
+/// I12). Thread-safe but for that, and for `activate`/`deactivate`, during which nothing else is
+/// called.
+class Layer {
+ public:
+  /// What `prepare` copied. Dropping it unpublished loses it: the caller then fails the layer (I8).
+  class Changes {
+   public:
+    virtual ~Changes() = default;
+    /// Whether there is something to publish.
+    [[nodiscard]] virtual bool empty() const = 0;
+  };
+
+  explicit Layer(uint64_t parent_limit) : parent_limit_(parent_limit) {}
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+  virtual ~Layer() = default;
+
+  /// Opens what the layer needs for use, or closes it again; what was not committed is lost.
+  virtual void activate() = 0;
+  virtual void deactivate() = 0;
+
+  /// The run that begins at `offset`, at most `length` > 0 bytes of it.
+  [[nodiscard]] virtual Run find(uint64_t offset, uint64_t length) = 0;
+
+  /// Decides where the whole chunks [offset, offset + length), none of them present, are to live.
+  /// The answer's length may be shorter: ask again for the rest. Makes room for the file itself.
+  [[nodiscard]] virtual Run place(uint64_t offset, uint64_t length) = 0;
+
+  /// The chunks at `place` hold all of their data now (I4: call it after the write returned).
+  virtual void set_present(uint64_t offset, const Run& place) = 0;
+
+  /// Makes whole chunks absent or zero. Their space is given back by a later `reclaim`.
+  virtual void take_away(uint64_t offset, uint64_t length, ChunkState state) = 0;
+
+  /// Reserves space so that later writes to the range find some; content stays. EOPNOTSUPP where
+  /// that cannot be done.
+  virtual void reserve(uint64_t offset, uint64_t length) = 0;
+
+  /// Data was written into a present run in place: the next sync_data has something to do.
+  virtual void note_write() = 0;
+
+  /// Whether the map changed, or space waits to be given back, since the last `prepare`.
+  [[nodiscard]] virtual bool dirty() = 0;
+
+  [[nodiscard]] virtual std::unique_ptr<Changes> prepare() = 0;
+  /// As prepare, for a layer that is to end at `size` (chunks that begin at or behind it become
+  /// absent with this commit); after the commit call `cut`. Nobody changes chunks behind `size`
+  /// meanwhile.
+  [[nodiscard]] virtual std::unique_ptr<Changes> prepare_cut(uint64_t size) = 0;
+  virtual void sync_data() = 0;
+  virtual void publish(Catalog::Change& change, const Changes& changes) = 0;
+  /// Does in memory what a committed prepare_cut did on disk.
+  virtual void cut(uint64_t size) = 0;
+  /// Gives back the freed chunk-aligned range [offset, offset + length) if nothing in it is present
+  /// again. The caller holds those chunks' lock. Errors are not reported: space leaks then.
+  virtual void reclaim(uint64_t offset, uint64_t length) = 0;
+  /// Ranges that `changes` freed: for each, `reclaim` is due after the commit.
+  [[nodiscard]] virtual const std::vector<std::pair<uint64_t, uint64_t>>& freed(
+      const Changes& changes) const = 0;
+
+  /// Bytes of space that are this layer's own.
+  [[nodiscard]] virtual uint64_t own_bytes() const = 0;
+  /// The CoW file's path; it may not exist yet.
+  [[nodiscard]] virtual std::string cow_path() const = 0;
+  /// Removes what belongs to the layer outside the catalog. The catalog has forgotten it.
+  virtual void remove_files() = 0;
+
+  /// Bytes up to which the parent shows through absent chunks; zeros beyond (I12).
+  [[nodiscard]] uint64_t parent_limit() const {
+    return parent_limit_.load(std::memory_order_acquire);
+  }
+  void set_parent_limit(uint64_t limit) { parent_limit_.store(limit, std::memory_order_release); }
+
+ private:
+  std::atomic<uint64_t> parent_limit_;
+};
+
+}  // namespace cowfs

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "store/db.h"
+
+namespace cowfs {
+
+/// How to get from one format version to the next.
+struct Migration {
+  int from;         ///< leads from this version to from + 1
+  const char* sql;  ///< run in one transaction with the change of the version
+};
+
+/// A version of the catalog's tables; user_version holds its number. See cowfs-format(5).
+struct Schema {
+  int version;
+  const char* ddl;
+  std::span<const Migration> migrations;
+};
+
+/// What this program writes.
+const Schema& current_schema();
+
+/// "cowf": marks a SQLite file as a catalog (PRAGMA application_id).
+constexpr int kApplicationId = 0x636f7766;
+
+/// Makes the tables in a blank database; the caller has a Transaction open.
+void create_schema(Database& database, const Schema& schema);
+
+/// Whether the database holds nothing yet, as one whose making was cut short.
+bool is_blank(Database& database);
+
+/// Makes sure that `database` is a catalog of version `schema.version`. An older one is upgraded
+/// after a copy of it was written beside it, `catalog.db.vN`; returns true then. Throws EINVAL if
+/// it is no catalog, EPROTONOSUPPORT if it is newer than this program.
+bool upgrade_schema(Database& database, const Schema& schema);
+
+/// Throws as upgrade_schema would, also (EPROTONOSUPPORT) where that would change something.
+void require_schema(Database& database, const Schema& schema);
+
+}  // namespace cowfs

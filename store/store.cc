@@ -1,0 +1,483 @@
+#include "store/store.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <random>
+#include <set>
+
+#include "store/error.h"
+#include "store/names.h"
+
+namespace cowfs {
+namespace {
+
+namespace fs = std::filesystem;
+
+int64_t now_ns() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+/// A random (version 4) UUID, RFC 9562.
+std::string random_uuid() {
+  std::random_device device;
+  std::string text;
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  for (int i = 0; i < 36; ++i) {
+    if (i == 8 || i == 13 || i == 18 || i == 23) {
+      text += '-';
+    } else if (i == 14) {
+      text += '4';
+    } else {
+      const unsigned value = device() % 16;
+      text += kDigits[i == 19 ? (value & 3U) | 8U : value];
+    }
+  }
+  return text;
+}
+
+std::string catalog_path(const std::string& directory) { return directory + "/catalog.db"; }
+std::string layers_path(const std::string& directory) { return directory + "/layers"; }
+
+/// The number in `<id>.cow`.
+std::optional<uint64_t> layer_of_file(const std::string& name) {
+  if (!name.ends_with(".cow")) return std::nullopt;
+  uint64_t id = 0;
+  const char* end = name.data() + name.size() - 4;
+  const auto [stop, error] = std::from_chars(name.data(), end, id);
+  if (error != std::errc() || stop != end || std::to_string(id) + ".cow" != name) {
+    return std::nullopt;
+  }
+  return id;
+}
+
+/// Network file systems are refused (I9); so is what cannot be written to.
+void require_usable_host(const std::string& path, const std::string& directory) {
+  const HostFileSystem host = host_file_system(path);
+  if (is_network_type(host.type)) {
+    throw Error::with_message(
+        EOPNOTSUPP, "store " + directory + ": lies on " + host.type +
+                        ", a network file system, where locks and SQLite's log cannot be trusted; "
+                        "put it on a local one with --store");
+  }
+  if (host.read_only) {
+    throw Error::with_message(EROFS, "store " + directory +
+                                         ": lies on a file system that is mounted read-only; put "
+                                         "it elsewhere with --store");
+  }
+}
+
+StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
+  const StoreRow store = catalog.store();
+  const BaseRow base = catalog.base();
+  return {.directory = directory,
+          .uuid = store.uuid,
+          .base_path = base.path,
+          .base_size = base.size,
+          .chunk_size = store.chunk_size,
+          .policy = store.policy,
+          .format_version = catalog.format_version()};
+}
+
+}  // namespace
+
+Store::Store(Options options) : options_(std::move(options)) {
+  const std::string& directory = options_.directory;
+  const bool there = fs::exists(directory);
+  if (!there && !options_.create) {
+    throw Error::with_message(ENOENT, "store " + directory + ": there is none");
+  }
+  if (there && !fs::is_directory(directory)) {
+    throw Error::with_message(ENOTDIR, "store " + directory + ": is not a directory");
+  }
+  require_usable_host(there ? directory : fs::path(directory).parent_path().string(), directory);
+  if (!options_.base_path.empty()) {
+    base_ = std::make_unique<Base>(options_.base_path, &options_.fault_hook);
+  }
+  if (there && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
+    throw Error(errno, "store " + directory);
+  }
+  const bool was_made = there && Catalog::exists(catalog_path(directory));
+  if (!was_made) {
+    if (!options_.create) {
+      throw Error::with_message(ENOENT, "store " + directory + ": holds no catalog.db");
+    }
+    if (there && !fs::is_empty(directory) && !fs::exists(directory + "/lock")) {
+      throw Error::with_message(ENOTEMPTY, "store " + directory +
+                                               ": is neither empty nor a store; name another "
+                                               "directory with --store");
+    }
+    make(*options_.schema);
+  } else {
+    lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
+  }
+
+  catalog_ = std::make_unique<Catalog>(catalog_path(directory), Database::Mode::read_write,
+                                       *options_.schema);
+  if (catalog_->upgraded()) {
+    options_.log->warn(
+        "store {}: upgraded to format version {}; a copy of the old catalog is "
+        "beside it",
+        directory, catalog_->format_version());
+  }
+  facts_ = facts_of(directory, *catalog_);
+  if (options_.chunk_size && *options_.chunk_size != facts_.chunk_size) {
+    throw Error::with_message(EINVAL, "store " + directory + ": has chunks of " +
+                                          std::to_string(facts_.chunk_size) + " bytes, not of " +
+                                          std::to_string(*options_.chunk_size) +
+                                          "; the chunk size is fixed when a store is made");
+  }
+  if (options_.policy && *options_.policy != facts_.policy) {
+    throw Error::with_message(EINVAL, "store " + directory + ": has policy " + facts_.policy +
+                                          ", not " + *options_.policy +
+                                          "; the policy is fixed when a store is made");
+  }
+  policy_ = &find_policy(facts_.policy);
+  check_base();
+  load();
+  committer_ = std::make_unique<Committer>(
+      catalog_->path(),
+      [this] {
+        std::vector<std::shared_ptr<Image>> images;
+        auto names = names_.lock();
+        for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
+        return images;
+      },
+      *options_.log);
+}
+
+Store::~Store() = default;
+
+void Store::make(const Schema& schema) {
+  if (base_ == nullptr) {
+    throw Error::with_message(ENOENT, "store " + options_.directory + ": holds no catalog.db");
+  }
+  const Policy& policy = find_policy(options_.policy.value_or("sparse"));
+  const uint32_t chunk_size = options_.chunk_size.value_or(policy.default_chunk_size);
+  BaseRow base = base_->identity();
+  base.fingerprint = base_->fingerprint();
+
+  const std::string& directory = options_.directory;
+  const std::string parent = fs::path(directory).parent_path();
+  if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
+    throw Error(errno, "make store " + directory);
+  }
+  lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
+  if (::mkdir(layers_path(directory).c_str(), 0700) != 0 && errno != EEXIST) {
+    throw Error(errno, "make " + layers_path(directory));
+  }
+  const mode_t old_mask = ::umask(0077);  // SQLite gives its log the mode of the database
+  try {
+    Catalog::create(catalog_path(directory),
+                    StoreRow{.uuid = random_uuid(),
+                             .chunk_size = chunk_size,
+                             .policy = std::string(policy.name),
+                             .created_ns = now_ns()},
+                    base, schema);
+  } catch (...) {
+    ::umask(old_mask);
+    throw;
+  }
+  ::umask(old_mask);
+  // The entries of the new directories are to outlive a power cut as the catalog does.
+  File(directory, O_RDONLY | O_DIRECTORY).sync();
+  File(parent, O_RDONLY | O_DIRECTORY).sync();
+}
+
+void Store::check_base() {
+  const BaseRow recorded = catalog_->base();
+  if (base_ == nullptr) {
+    base_ = std::make_unique<Base>(recorded.path, &options_.fault_hook);
+  }
+  const BaseVerdict verdict = judge_base(*base_, recorded, options_.accept_changed_base);
+  if (verdict.kind == BaseVerdict::Kind::refused) {
+    throw Error::with_message(ESTALE, "base " + base_->path() + ": " + verdict.reason);
+  }
+  const bool moved = verdict.row.path != recorded.path;
+  if (verdict.kind == BaseVerdict::Kind::same_content) {
+    options_.log->warn("base {}: accepted: {}", base_->path(), verdict.reason);
+  } else if (!moved) {
+    return;
+  }
+  Catalog::Change change(*catalog_);
+  change.set_base(verdict.row);
+  change.commit();
+  facts_.base_path = verdict.row.path;
+  facts_.base_size = verdict.row.size;
+}
+
+void Store::load() {
+  layer_context_.emplace(LayerContext{.chunk = ChunkSize(facts_.chunk_size),
+                                      .directory = layers_path(facts_.directory),
+                                      .arena = arena_,
+                                      .catalog = *catalog_,
+                                      .hook = &options_.fault_hook});
+  image_context_.emplace(
+      Image::Context{.base = *base_,
+                     .chunk = ChunkSize(facts_.chunk_size),
+                     .catalog = *catalog_,
+                     .log = *options_.log,
+                     .free_unlinked = [this](Image& image) { free_unlinked(image); }});
+
+  const std::vector<LayerRow> layers = catalog_->layers();
+  std::unordered_map<uint64_t, LayerRow> by_id;
+  for (const LayerRow& layer : layers) by_id.emplace(layer.id, layer);
+  remove_left_overs(layers);
+  std::vector<std::shared_ptr<Image>> unlinked;
+  {
+    auto names = names_.lock();
+    for (const ImageRow& row : catalog_->images()) {
+      const auto layer = by_id.find(row.layer);
+      if (layer == by_id.end()) {
+        throw Error::with_message(EUCLEAN, catalog_->path() + ": damaged: image " +
+                                               std::to_string(row.id) + " has no layer");
+      }
+      std::shared_ptr<Image> image = make_image(row, layer->second);
+      names->by_id.emplace(row.id, Entry{row.name.value_or(""), image});
+      if (row.name) {
+        names->by_name.emplace(*row.name, row.id);
+      } else {
+        unlinked.push_back(image);
+      }
+    }
+  }
+  // Unlinked images that were in use when the server ended are not any more.
+  for (const std::shared_ptr<Image>& image : unlinked) {
+    if (image->unlink()) forget(*image);
+  }
+}
+
+void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
+  std::set<uint64_t> on_disk;
+  const std::string directory = layers_path(facts_.directory);
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
+    if (const std::optional<uint64_t> id = layer_of_file(entry.path().filename())) {
+      on_disk.insert(*id);
+    }
+  }
+  if (error) throw Error(error.value(), "read " + directory);
+  std::set<uint64_t> known;
+  for (const LayerRow& layer : layers) {
+    known.insert(layer.id);
+    if (layer.has_file && !on_disk.contains(layer.id)) {
+      throw Error::with_message(
+          EUCLEAN,
+          "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
+              std::to_string(layer.id) +
+              ".cow is missing, and what a machine wrote with it; put it back from a copy");
+    }
+  }
+  // Of images that were removed: the catalog forgets first (I12).
+  for (const uint64_t id : on_disk) {
+    if (!known.contains(id)) {
+      remove_file(directory + "/" + std::to_string(id) + ".cow", &options_.fault_hook);
+    }
+  }
+}
+
+std::shared_ptr<Image> Store::make_image(const ImageRow& row, const LayerRow& layer) {
+  return std::make_shared<Image>(*image_context_, row, policy_->make_layer(*layer_context_, layer));
+}
+
+bool Store::close() {
+  committer_.reset();
+  bool good = true;
+  std::vector<std::shared_ptr<Image>> images;
+  {
+    auto names = names_.lock();
+    for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
+  }
+  for (const std::shared_ptr<Image>& image : images) {
+    try {
+      if (image->failed()) {
+        good = false;
+      } else if (image->in_use_or_open() || image->dirty()) {
+        image->use()->flush_all();
+      }
+    } catch (const Error& error) {
+      options_.log->error("close: image {}: {}", image->id(), error.what());
+      good = false;
+    }
+  }
+  return good;
+}
+
+void Store::announce_ending() {
+  lock_->announce({.pid = ::getpid(), .mount = options_.mount, .ending = true});
+}
+
+std::shared_ptr<Image> Store::find(std::string_view name) {
+  auto names = names_.lock();
+  const auto found = names->by_name.find(std::string(name));
+  return found == names->by_name.end() ? nullptr : names->by_id.at(found->second).image;
+}
+
+std::shared_ptr<Image> Store::find(uint64_t id) {
+  auto names = names_.lock();
+  const auto found = names->by_id.find(id);
+  return found == names->by_id.end() ? nullptr : found->second.image;
+}
+
+std::vector<Store::Entry> Store::list(uint64_t after, size_t limit) {
+  auto names = names_.lock();
+  std::vector<Entry> entries;
+  for (auto at = names->by_id.upper_bound(after);
+       at != names->by_id.end() && entries.size() < limit; ++at) {
+    if (!at->second.name.empty()) entries.push_back(at->second);
+  }
+  return entries;
+}
+
+size_t Store::image_count() { return names_.lock()->by_name.size(); }
+
+uint64_t Store::own_bytes() {
+  uint64_t sum = 0;
+  for (const Entry& entry : list(0, SIZE_MAX)) sum += entry.image->own_bytes();
+  return sum;
+}
+
+std::shared_ptr<Image> Store::create(const NewImage& image) {
+  check_name(image.name);
+  const std::lock_guard lock(change_mutex_);
+  if (find(image.name) != nullptr) throw Error(EEXIST, "image " + printable(image.name));
+  const uint64_t size = image.size.value_or(image.empty ? 0 : base_->size());
+  if (size > kMaxImageSize) throw Error(EFBIG, "image " + printable(image.name));
+  const uint64_t limit = image.empty ? 0 : std::min(size, base_->size());
+  const int64_t now = now_ns();
+  ImageRow row{.id = 0,
+               .name = image.name,
+               .layer = 0,
+               .size = size,
+               .mode = image.mode & 0777U,
+               .uid = image.uid,
+               .gid = image.gid,
+               .atime_ns = now,
+               .mtime_ns = now,
+               .ctime_ns = now,
+               .btime_ns = now};
+  Catalog::Change change(*catalog_);
+  row.layer = change.add_layer(limit);
+  row.id = change.add_image(row);
+  change.commit();
+  std::shared_ptr<Image> made =
+      make_image(row, {.id = row.layer, .parent_limit = limit, .has_file = false});
+  auto names = names_.lock();
+  names->by_id.emplace(row.id, Entry{image.name, made});
+  names->by_name.emplace(image.name, row.id);
+  return made;
+}
+
+void Store::remove(std::string_view name) {
+  const std::lock_guard lock(change_mutex_);
+  const std::shared_ptr<Image> image = find(name);
+  if (image == nullptr) throw Error(ENOENT, "image " + printable(name));
+  const bool idle = image->unlink();
+  try {
+    Catalog::Change change(*catalog_);
+    if (idle) {
+      change.remove_image(image->id(), image->layer_id());
+    } else {
+      change.set_name(image->id(), std::nullopt);
+    }
+    change.commit();
+  } catch (...) {
+    image->cancel_unlink();
+    throw;
+  }
+  {
+    auto names = names_.lock();
+    names->by_name.erase(std::string(name));
+    if (idle) {
+      names->by_id.erase(image->id());
+    } else {
+      names->by_id.at(image->id()).name.clear();
+    }
+  }
+  if (idle) image->remove_files();  // after the catalog (I12)
+}
+
+void Store::free_unlinked(Image& image) {
+  try {
+    const std::lock_guard lock(change_mutex_);
+    forget(image);
+  } catch (const Error& error) {
+    options_.log->warn("image {}: unlinked, not freed before the next mount: {}", image.id(),
+                       error.what());
+  }
+}
+
+void Store::forget(Image& image) {
+  const std::shared_ptr<Image> keep = find(image.id());
+  if (keep == nullptr) return;
+  Catalog::Change change(*catalog_);
+  change.remove_image(image.id(), image.layer_id());
+  change.commit();
+  names_.lock()->by_id.erase(image.id());
+  image.remove_files();
+}
+
+void Store::rename(std::string_view from, std::string_view to, Rename how) {
+  check_name(to);
+  const std::lock_guard lock(change_mutex_);
+  const std::shared_ptr<Image> source = find(from);
+  if (source == nullptr) throw Error(ENOENT, "image " + printable(from));
+  const std::shared_ptr<Image> target = find(to);
+  if (how == Rename::exchange && target == nullptr) throw Error(ENOENT, "image " + printable(to));
+  if (how == Rename::no_replace && target != nullptr) throw Error(EEXIST, "image " + printable(to));
+  if (source == target) return;
+
+  const bool exchange = how == Rename::exchange;
+  const bool replaced = target != nullptr && !exchange;
+  const bool idle = replaced && target->unlink();
+  try {
+    Catalog::Change change(*catalog_);
+    // Names are unique at every step: the target loses its own first.
+    if (target != nullptr) change.set_name(target->id(), std::nullopt);
+    change.set_name(source->id(), std::string(to));
+    if (exchange) change.set_name(target->id(), std::string(from));
+    if (idle) change.remove_image(target->id(), target->layer_id());
+    change.commit();
+  } catch (...) {
+    if (replaced) target->cancel_unlink();
+    throw;
+  }
+  {
+    auto names = names_.lock();
+    names->by_name.erase(std::string(from));
+    names->by_name[std::string(to)] = source->id();
+    names->by_id.at(source->id()).name = to;
+    if (exchange) {
+      names->by_name[std::string(from)] = target->id();
+      names->by_id.at(target->id()).name = from;
+    } else if (idle) {
+      names->by_id.erase(target->id());
+    } else if (replaced) {
+      names->by_id.at(target->id()).name.clear();
+    }
+  }
+  if (idle) target->remove_files();
+}
+
+StoreSummary summarize_store(const std::string& directory) {
+  if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
+  Catalog catalog(catalog_path(directory), Database::Mode::read_only);
+  return {.facts = facts_of(directory, catalog),
+          .images = catalog.images(),
+          .holder = StoreLock::holder(directory)};
+}
+
+std::optional<std::string> cow_file(const std::string& directory, uint64_t layer) {
+  std::string path = layers_path(directory) + "/" + std::to_string(layer) + ".cow";
+  if (!fs::exists(path)) return std::nullopt;
+  return path;
+}
+
+}  // namespace cowfs

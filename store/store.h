@@ -1,0 +1,149 @@
+#pragma once
+
+#include <spdlog/logger.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "store/base.h"
+#include "store/catalog.h"
+#include "store/committer.h"
+#include "store/file.h"
+#include "store/host_fs.h"
+#include "store/image.h"
+#include "store/map_arena.h"
+#include "store/policy.h"
+#include "store/store_lock.h"
+
+namespace cowfs {
+
+/// What a store was made with, and what becomes of it.
+struct StoreFacts {
+  std::string directory;
+  std::string uuid;
+  std::string base_path;
+  uint64_t base_size = 0;  ///< bytes
+  uint32_t chunk_size = 0;
+  std::string policy;
+  int format_version = 0;
+};
+
+/// A store open for writing: the catalog, the base, and the images by number and by name.
+/// Thread-safe. Image numbers start at 2, are stable and never used again.
+class Store {
+ public:
+  struct Options {
+    std::string directory;               ///< absolute
+    std::string base_path;               ///< empty: the one that the catalog names
+    std::optional<uint32_t> chunk_size;  ///< refuse a store that has another; for making one
+    std::optional<std::string> policy;   ///< likewise
+    bool create = false;                 ///< make the store if there is none
+    bool accept_changed_base = false;
+    std::string mount;  ///< for the lock's text; empty: a command
+    std::shared_ptr<spdlog::logger> log;
+    FaultHook fault_hook;  ///< see store/file.h
+    const Schema* schema = &current_schema();
+  };
+
+  /// Opens the store, and with `create` makes it if it is not there. No repair is needed after a
+  /// crash (I6); left-over files are removed. Each way to fail has its own Error.
+  explicit Store(Options options);
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+  /// Ends without flushing; see close.
+  ~Store();
+
+  /// Makes everything durable and ends the background work. False if something was lost; it is
+  /// logged then. Nothing may be in use any more.
+  bool close();
+
+  /// Tells those who wait for the store that it is about to be given up.
+  void announce_ending();
+
+  [[nodiscard]] const StoreFacts& facts() const { return facts_; }
+  [[nodiscard]] const Base& base() const { return *base_; }
+  [[nodiscard]] Space space() const { return space_at(facts_.directory); }
+
+  // ---- images ----------------------------------------------------------------------------------
+
+  struct Entry {
+    std::string name;
+    std::shared_ptr<Image> image;
+  };
+
+  [[nodiscard]] std::shared_ptr<Image> find(std::string_view name);
+  /// Also unlinked ones that are in use.
+  [[nodiscard]] std::shared_ptr<Image> find(uint64_t id);
+  /// At most `limit` entries with numbers above `after`, by number.
+  [[nodiscard]] std::vector<Entry> list(uint64_t after, size_t limit);
+  [[nodiscard]] size_t image_count();
+
+  struct NewImage {
+    std::string name;
+    bool empty = false;  ///< size 0 and nothing of the base, instead of the base's copy
+    std::optional<uint64_t> size;
+    uint32_t mode = 0644;
+    uint32_t uid = 0;
+    uint32_t gid = 0;
+  };
+  // What follows is atomic, and durable when it returns.
+
+  /// EEXIST if the name is taken, EINVAL for a bad one.
+  std::shared_ptr<Image> create(const NewImage& image);
+  /// ENOENT. An image in use lives on without a name until its last use ends.
+  void remove(std::string_view name);
+  enum class Rename { replace, no_replace, exchange };
+  /// ENOENT, EEXIST, EINVAL.
+  void rename(std::string_view from, std::string_view to, Rename how);
+
+  /// Bytes of private space of all images.
+  [[nodiscard]] uint64_t own_bytes();
+
+ private:
+  struct Names {
+    std::map<uint64_t, Entry> by_id;  // an unlinked image has an empty name
+    std::unordered_map<std::string, uint64_t> by_name;
+  };
+
+  void make(const Schema& schema);
+  void check_base();
+  void load();
+  void remove_left_overs(const std::vector<LayerRow>& layers);
+  std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
+  void free_unlinked(Image& image);
+  void forget(Image& image);
+
+  Options options_;
+  std::optional<StoreLock> lock_;
+  std::unique_ptr<Base> base_;
+  std::unique_ptr<Catalog> catalog_;
+  MapArena arena_;
+  StoreFacts facts_;
+  std::optional<Image::Context> image_context_;
+  std::optional<LayerContext> layer_context_;
+  const Policy* policy_ = nullptr;
+
+  std::mutex change_mutex_;  // one change of names at a time; before names_ and the catalog
+  Synchronized<Names> names_;
+  std::unique_ptr<Committer> committer_;
+};
+
+/// What can be said of a store without opening it for writing.
+struct StoreSummary {
+  StoreFacts facts;
+  std::vector<ImageRow> images;
+  std::optional<Holder> holder;
+};
+StoreSummary summarize_store(const std::string& directory);
+
+/// The path of a layer's CoW file; none if it has none yet.
+std::optional<std::string> cow_file(const std::string& directory, uint64_t layer);
+
+}  // namespace cowfs
