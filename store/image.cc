@@ -319,7 +319,9 @@ void Image::make_zero(uint64_t offset, uint64_t length) {
   check_not_failed();
   if (offset >= kMaxImageSize) return;
   length = std::min(length, kMaxImageSize - offset);
-  const uint64_t end = offset + length;
+  uint64_t end = offset + length;
+  // Behind the image's end all is zero already: its last chunk goes as a whole.
+  if (end >= size()) end = context_.chunk.up(end);
   const uint64_t first = context_.chunk.up(offset);
   const uint64_t last = context_.chunk.down(end);
   if (first >= last) {

@@ -326,6 +326,13 @@ std::shared_ptr<Image> Store::find(uint64_t id) {
   return found == names->by_id.end() ? nullptr : found->second.image;
 }
 
+std::optional<std::string> Store::name_of(uint64_t id) {
+  auto names = names_.lock();
+  const auto found = names->by_id.find(id);
+  if (found == names->by_id.end() || found->second.name.empty()) return std::nullopt;
+  return found->second.name;
+}
+
 std::vector<Store::Entry> Store::list(uint64_t after, size_t limit) {
   auto names = names_.lock();
   std::vector<Entry> entries;

@@ -81,6 +81,8 @@ class Store {
   [[nodiscard]] std::shared_ptr<Image> find(std::string_view name);
   /// Also unlinked ones that are in use.
   [[nodiscard]] std::shared_ptr<Image> find(uint64_t id);
+  /// None if it was unlinked.
+  [[nodiscard]] std::optional<std::string> name_of(uint64_t id);
   /// At most `limit` entries with numbers above `after`, by number.
   [[nodiscard]] std::vector<Entry> list(uint64_t after, size_t limit);
   [[nodiscard]] size_t image_count();

@@ -1,0 +1,131 @@
+#include "fs/file_system.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include "store/error.h"
+
+namespace cowfs {
+namespace {
+
+constexpr unsigned kDeferredThreads = 4;
+
+}  // namespace
+
+int64_t now_ns() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+FileSystem::FileSystem(Store& store, const ServerConfig& config)
+    : store_(store),
+      config_(config),
+      presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
+      names_changed_ns_(now_ns()),
+      deferred_(kDeferredThreads) {}
+
+unsigned FileSystem::threads() {
+  // More than the processors: a thread that reads a cold base waits for the disk.
+  return std::clamp(4 * std::thread::hardware_concurrency(), 8U, 32U);
+}
+
+std::shared_ptr<Image> FileSystem::image(uint64_t inode) {
+  std::shared_ptr<Image> image = store_.find(inode);
+  if (image == nullptr) throw Error(ENOENT, "inode " + std::to_string(inode));
+  return image;
+}
+
+std::shared_ptr<Image> FileSystem::image(const char* name) {
+  std::shared_ptr<Image> image = store_.find(std::string_view(name));
+  if (image == nullptr) throw Error(ENOENT, "image");
+  return image;
+}
+
+struct stat FileSystem::status(Image& image) const {
+  return status_of(image, presentation_);
+}
+
+struct stat FileSystem::root_status() {
+  return status_of_root(store_.image_count(), presentation_, names_changed_ns_.load());
+}
+
+void FileSystem::note_names_changed() { names_changed_ns_ = now_ns(); }
+
+void FileSystem::note_written(Image& image) const {
+  if (writeback()) return;
+  const int64_t now = now_ns();
+  image.set_times(std::nullopt, now, now);
+}
+
+uint64_t FileSystem::size_in_kernel(Image& image) {
+  const uint64_t ours = image.size();
+  const std::optional<std::string> name = store_.name_of(image.id());
+  if (!name) return ours;
+  struct statx status {};
+  const std::string path = config_.mount_point + "/" + *name;
+  // DONT_SYNC: the answer comes from the kernel's inode, which is what we are after.
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC | AT_SYMLINK_NOFOLLOW,
+              STATX_SIZE | STATX_INO, &status) != 0 ||
+      status.stx_ino != image.id()) {
+    return ours;
+  }
+  return std::max<uint64_t>(ours, status.stx_size);
+}
+
+nlohmann::json FileSystem::describe_mount() {
+  const StoreFacts& facts = store_.facts();
+  const Space space = store_.space();
+  return {{"mount", config_.mount_point},
+          {"base", facts.base_path},
+          {"base_size", facts.base_size},
+          {"store", facts.directory},
+          {"chunk_size", facts.chunk_size},
+          {"policy", facts.policy},
+          {"format_version", facts.format_version},
+          {"images", store_.image_count()},
+          {"own_bytes", store_.own_bytes()},
+          {"free_bytes", space.available},
+          {"total_bytes", space.total},
+          {"cache", writeback() ? "writeback" : "none"},
+          {"read_only", config_.read_only},
+          {"server_pid", ::getpid()},
+          {"version", COWFS_VERSION}};
+}
+
+nlohmann::json FileSystem::describe(Image& image) {
+  nlohmann::json answer{{"own_bytes", image.own_bytes()},
+                        {"openers", open_counts_.of(image.id()).openers},
+                        {"layer", image.layer_id()},
+                        {"created_ns", image.attributes().btime_ns},
+                        {"cow_file", nullptr}};
+  if (const auto path = cow_file(store_.facts().directory, image.layer_id())) {
+    answer["cow_file"] = *path;
+  }
+  return answer;
+}
+
+void FileSystem::log_error(const char* operation, uint64_t inode, const std::string& what) {
+  const std::string subject = std::string(operation) + ": image " + std::to_string(inode);
+  const std::optional<uint64_t> held_back = rate_limit_.pass(subject);
+  if (!held_back) return;
+  if (*held_back > 0) {
+    config_.log->error("{}: {} ({} more like this in between)", subject, what, *held_back);
+  } else {
+    config_.log->error("{}: {}", subject, what);
+  }
+}
+
+bool FileSystem::begin_flush_here() {
+  if (flushes_here_.fetch_add(1) < threads() / 2) return true;
+  --flushes_here_;
+  return false;
+}
+
+void FileSystem::end_flush_here() { --flushes_here_; }
+
+}  // namespace cowfs

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <spdlog/logger.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "fs/control.h"
+#include "fs/deferred.h"
+#include "fs/inodes.h"
+#include "fs/rate_limit.h"
+#include "fs/server.h"
+#include "store/store.h"
+
+namespace cowfs {
+
+/// What the operations of one mount work on: the store and what only a mount knows of. Thread-safe.
+class FileSystem {
+ public:
+  FileSystem(Store& store, const ServerConfig& config);
+
+  [[nodiscard]] Store& store() { return store_; }
+  [[nodiscard]] const ServerConfig& config() const { return config_; }
+  [[nodiscard]] bool writeback() const { return config_.cache == CacheMode::writeback; }
+  [[nodiscard]] OpenCounts& open_counts() { return open_counts_; }
+  [[nodiscard]] Deferred& deferred() { return deferred_; }
+
+  /// ENOENT if there is no such image, also if it was removed.
+  [[nodiscard]] std::shared_ptr<Image> image(uint64_t inode);
+  [[nodiscard]] std::shared_ptr<Image> image(const char* name);
+  [[nodiscard]] struct stat status(Image& image) const;
+  [[nodiscard]] struct stat root_status();
+  void note_names_changed();
+
+  /// Times that the server keeps because the kernel does not (without the writeback cache).
+  void note_written(Image& image) const;
+
+  /// The image's size as the kernel has it, which is ahead of ours while it holds back writes that
+  /// extend the image. Asks the kernel's cache through the mount: not from a thread that serves
+  /// requests, since that may need an answer from one.
+  [[nodiscard]] uint64_t size_in_kernel(Image& image);
+
+  /// The answer to a ControlMessage on the directory, or on an image.
+  [[nodiscard]] nlohmann::json describe_mount();
+  [[nodiscard]] nlohmann::json describe(Image& image);
+
+  /// Logs an error that a request is answered with, few times if it repeats.
+  void log_error(const char* operation, uint64_t inode, const std::string& what);
+
+  /// Whether a flush may keep the calling thread from reading requests; see Deferred. Each begin
+  /// that returned true needs an end.
+  [[nodiscard]] bool begin_flush_here();
+  void end_flush_here();
+
+  [[nodiscard]] static unsigned threads();
+
+ private:
+  Store& store_;
+  const ServerConfig& config_;
+  const Presentation presentation_;
+  OpenCounts open_counts_;
+  RateLimit rate_limit_;
+  std::atomic<int64_t> names_changed_ns_;
+  std::atomic<unsigned> flushes_here_ = 0;
+  Deferred deferred_;  // last: its threads use what is above
+};
+
+/// Nanoseconds since the epoch.
+int64_t now_ns();
+
+}  // namespace cowfs

@@ -1,0 +1,182 @@
+#include "fs/users.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <sstream>
+#include <vector>
+
+#include "store/error.h"
+#include "store/file.h"
+#include "store/names.h"
+
+namespace cowfs {
+namespace {
+
+struct FileIdentity {
+  uint64_t device;
+  uint64_t inode;
+};
+
+/// Of what `path`, a link of /proc say, leads to. From the kernel's memory: the server of a FUSE
+/// file system, which may be dead or be the very process that asks, is not asked for it.
+std::optional<FileIdentity> identify(const std::string& path) {
+  struct statx status {};
+  if (::statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_INO, &status) != 0) {
+    return std::nullopt;
+  }
+  return FileIdentity{.device = makedev(status.stx_dev_major, status.stx_dev_minor),
+                      .inode = status.stx_ino};
+}
+
+std::string link_target(const std::string& path) {
+  std::array<char, 4096> buffer{};
+  const ssize_t length = ::readlink(path.c_str(), buffer.data(), buffer.size());
+  return {buffer.data(), length > 0 ? static_cast<size_t>(length) : 0};
+}
+
+/// What stands in a file of one value, which may hold newlines; empty if it cannot be read.
+std::string value_in(const std::string& path) {
+  std::ifstream file(path);
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+/// Names in a directory; none if it cannot be read.
+std::vector<std::string> entries(const std::string& directory) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> dir(::opendir(directory.c_str()), ::closedir);
+  std::vector<std::string> names;
+  if (dir == nullptr) return names;
+  while (const dirent* entry = ::readdir(dir.get())) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+  }
+  return names;
+}
+
+class Scan {
+ public:
+  explicit Scan(uint64_t device) : device_(device) {}
+
+  void processes() {
+    for (const std::string& name : entries("/proc")) {
+      pid_t pid = 0;
+      const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
+      if (error == std::errc() && *end == '\0' && pid != ::getpid()) process(pid);
+    }
+  }
+
+  void loop_devices() {
+    for (const std::string& name : entries("/sys/block")) {
+      if (name.starts_with("loop")) loop_device(name);
+    }
+  }
+
+  Users take() { return std::move(found_); }
+
+ private:
+  void process(pid_t pid) {
+    const std::string directory = "/proc/" + std::to_string(pid) + "/";
+    for (const char* link : {"cwd", "root", "exe"}) link_of(pid, directory + link);
+    for (const std::string& fd : entries(directory + "fd")) link_of(pid, directory + "fd/" + fd);
+    mappings(pid, directory + "maps");
+  }
+
+  void link_of(pid_t pid, const std::string& link) {
+    const std::optional<FileIdentity> file = identify(link);
+    if (file && file->device == device_) add_process(pid, file->inode, link_target(link));
+  }
+
+  void mappings(pid_t pid, const std::string& path) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+      // 7f00-7f01 rw-s 00000000 00:35 42      /mnt/vms/dom1.img
+      std::istringstream words(line);
+      std::string ignored;
+      unsigned major_number = 0;
+      unsigned minor_number = 0;
+      char colon = 0;
+      uint64_t inode = 0;
+      words >> ignored >> ignored >> ignored >> std::hex >> major_number >> colon >> minor_number >>
+          std::dec >> inode;
+      if (!words || makedev(major_number, minor_number) != device_) continue;
+      std::string target;
+      std::getline(words >> std::ws, target);
+      add_process(pid, inode, target);
+    }
+  }
+
+  void add_process(pid_t pid, uint64_t inode, const std::string& path) {
+    const auto [first, last] = found_.equal_range(inode);
+    const bool known = std::any_of(first, last, [&](const auto& entry) {
+      return entry.second.kind == User::Kind::process && entry.second.pid == pid;
+    });
+    if (known) return;
+    const std::string command = value_in("/proc/" + std::to_string(pid) + "/comm");
+    found_.emplace(inode, User{.kind = User::Kind::process,
+                               .pid = pid,
+                               .command = command,
+                               .device = "",
+                               .path = path});
+  }
+
+  /// sysfs names the backing file to everybody. The device itself is asked only where the name
+  /// leads nowhere, since a device that is open cannot be detached at once.
+  void loop_device(const std::string& name) {
+    const std::string file = value_in("/sys/block/" + name + "/loop/backing_file");
+    if (file.empty()) return;
+    const std::string device = "/dev/" + name;
+    std::optional<FileIdentity> backing;
+    if (!file.ends_with(" (deleted)")) backing = identify(file);
+    if (!backing) backing = ask_loop_device(device);
+    if (!backing || backing->device != device_) return;
+    found_.emplace(
+        backing->inode,
+        User{.kind = User::Kind::loop, .pid = 0, .command = "", .device = device, .path = file});
+  }
+
+  static std::optional<FileIdentity> ask_loop_device(const std::string& device) {
+    try {
+      const File file(device, O_RDONLY | O_NONBLOCK);
+      loop_info64 info{};
+      if (::ioctl(file.fd(), LOOP_GET_STATUS64, &info) != 0) return std::nullopt;
+      // The kernel's own encoding of a device number, "huge", is that of 64 bits here.
+      return FileIdentity{.device = info.lo_device, .inode = info.lo_inode};
+    } catch (const Error&) {
+      return std::nullopt;
+    }
+  }
+
+  const uint64_t device_;
+  Users found_;
+};
+
+}  // namespace
+
+Users users_of_mount(uint64_t device) {
+  Scan scan(device);
+  scan.processes();
+  scan.loop_devices();
+  return scan.take();
+}
+
+std::string describe(const User& user) {
+  if (user.kind == User::Kind::loop) return user.device;
+  return "process " + std::to_string(user.pid) + " (" + printable(user.command) + ")";
+}
+
+}  // namespace cowfs
