@@ -138,12 +138,7 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
       throw Error(errno, "use " + config.mount_point);
     }
     if (config.tune && ::geteuid() == 0) {
-      if (io_flusher) {
-        tune_bdi(root.st_dev, *config.log);
-      } else {
-        config.log->warn(
-            "tuning: left alone, since PR_SET_IO_FLUSHER is refused: buffered I/O will be slower");
-      }
+      tune_bdi(root.st_dev, io_flusher || config.tune_always, *config.log);
     }
     config.log->info("mounted: {}: base {}, store {}, {} images", config.mount_point,
                      store.facts().base_path, store.facts().directory, store.image_count());

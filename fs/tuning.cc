@@ -46,7 +46,7 @@ bool prepare_process(spdlog::logger& log) {
   return ::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0;
 }
 
-void tune_bdi(uint64_t device, spdlog::logger& log) {
+void tune_bdi(uint64_t device, bool dirty_limits, spdlog::logger& log) {
   const std::string folder =
       "/sys/class/bdi/" + std::to_string(major(device)) + ":" + std::to_string(minor(device)) + "/";
   const auto set = [&](const char* name, std::string_view value) {
@@ -56,10 +56,16 @@ void tune_bdi(uint64_t device, spdlog::logger& log) {
       log.warn("tuning: {}: buffered I/O will be slower", error.what());
     }
   };
+  set("read_ahead_kb", kReadAhead);
+  if (!dirty_limits) {
+    log.warn(
+        "tuning: dirty limits left alone, since PR_SET_IO_FLUSHER is refused (it needs "
+        "CAP_SYS_RESOURCE): buffered writes will be slower; -o tune lifts them all the same");
+    return;
+  }
   set("max_ratio", kMaxRatio);
   // Since Linux 6.2; before, max_ratio alone is what there is.
   if (::access((folder + "strict_limit").c_str(), F_OK) == 0) set("strict_limit", kStrictLimit);
-  set("read_ahead_kb", kReadAhead);
 }
 
 }  // namespace cowfs

@@ -12,10 +12,12 @@ namespace cowfs {
 /// Returns whether the first succeeded. What is not allowed is left.
 bool prepare_process(spdlog::logger& log);
 
-/// Lifts the limits that the kernel sets for the mount with this st_dev: max_ratio 100,
-/// strict_limit 0, read_ahead_kb 4096 in /sys/class/bdi. Without them, dirty pages of the mount may
-/// take 1 % of memory and buffered writes reach a tenth of a disk's speed. Says once in the log
-/// what could not be set.
-void tune_bdi(uint64_t device, spdlog::logger& log);
+/// Lifts the limits that the kernel sets for the mount with this st_dev, in /sys/class/bdi:
+/// read_ahead_kb 4096 and, with `dirty_limits`, max_ratio 100 and strict_limit 0. Without the
+/// latter, dirty pages of the mount may take 1 % of memory and buffered writes reach a tenth of a
+/// disk's speed. The limits are there because a server that is throttled for dirty pages stalls its
+/// own writeback: lift them where PR_SET_IO_FLUSHER succeeded. Says once in the log what is not
+/// set.
+void tune_bdi(uint64_t device, bool dirty_limits, spdlog::logger& log);
 
 }  // namespace cowfs
