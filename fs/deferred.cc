@@ -1,9 +1,11 @@
 #include "fs/deferred.h"
 
+#include <system_error>
+
 namespace cowfs {
 
-Deferred::Deferred(unsigned threads) {
-  for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+Deferred::Deferred(size_t most) : most_(most) {
+  threads_.emplace_back([this] { work(); });
 }
 
 Deferred::~Deferred() {
@@ -19,6 +21,13 @@ void Deferred::run(std::function<void()> action) {
   {
     const std::lock_guard lock(mutex_);
     queue_.push_back(std::move(action));
+    if (idle_ < queue_.size() && threads_.size() < most_) {
+      try {
+        threads_.emplace_back([this] { work(); });
+      } catch (const std::system_error&) {
+        // No more threads to be had: those that there are come to it.
+      }
+    }
   }
   changed_.notify_one();
 }
@@ -26,7 +35,9 @@ void Deferred::run(std::function<void()> action) {
 void Deferred::work() {
   std::unique_lock lock(mutex_);
   while (true) {
+    ++idle_;
     changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    --idle_;
     if (queue_.empty()) return;
     const std::function<void()> action = std::move(queue_.front());
     queue_.pop_front();

@@ -13,7 +13,7 @@
 namespace cowfs {
 namespace {
 
-constexpr unsigned kDeferredThreads = 4;
+constexpr size_t kMostDeferredThreads = 64;
 
 }  // namespace
 
@@ -27,7 +27,7 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
       config_(config),
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       names_changed_ns_(now_ns()),
-      deferred_(kDeferredThreads) {}
+      deferred_(kMostDeferredThreads) {}
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.
