@@ -10,6 +10,7 @@
 #include "store/chunk_map.h"
 #include "store/chunk_size.h"
 #include "store/error.h"
+#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -25,6 +26,15 @@ std::vector<std::byte> copy_of(std::span<const std::byte> blob) {
 
 Error damaged(const std::string& path, const std::string& what) {
   return Error::with_message(EUCLEAN, path + ": damaged: " + what);
+}
+
+bool is_name(const std::string& text) {
+  try {
+    check_name(text);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 /// Two set bits for one chunk are no state.
@@ -72,8 +82,10 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
 
 bool Catalog::exists(const std::string& path) {
   if (::access(path.c_str(), F_OK) != 0) return false;
-  Database database(path, Database::Mode::read_write);
-  return !is_blank(database);
+  Database database(path, Database::Mode::read_only);
+  if (is_blank(database)) return false;
+  require_catalog(database);
+  return true;
 }
 
 Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
@@ -147,8 +159,12 @@ std::vector<ImageRow> Catalog::images() {
                  .ctime_ns = select.integer(9),
                  .btime_ns = select.integer(10)};
     if (!select.is_null(1)) row.name = select.text(1);
-    if (row.id < 2 || row.size > kMaxImageSize) {
-      throw damaged(path(), "image " + std::to_string(row.id));
+    if (row.id < 2 || row.id > INT64_MAX || row.size > kMaxImageSize) {
+      throw damaged(path(), "image " + std::to_string(row.id) + ", its number or size");
+    }
+    if (row.name && !is_name(*row.name)) {
+      throw damaged(path(), "image " + std::to_string(row.id) + " has the name '" +
+                                printable(*row.name) + "', which no image can have");
     }
     rows.push_back(std::move(row));
   }
@@ -162,9 +178,13 @@ std::vector<LayerRow> Catalog::layers() {
   std::vector<LayerRow> rows;
   while (select.step()) {
     if (!select.is_null(3)) throw damaged(path(), "a layer over a layer, which this version lacks");
-    rows.push_back({.id = from_sql(select.integer(0)),
-                    .parent_limit = from_sql(select.integer(1)),
-                    .has_file = select.integer(2) != 0});
+    const LayerRow row{.id = from_sql(select.integer(0)),
+                       .parent_limit = from_sql(select.integer(1)),
+                       .has_file = select.integer(2) != 0};
+    if (row.id > INT64_MAX || row.parent_limit > kMaxImageSize) {
+      throw damaged(path(), "layer " + std::to_string(row.id) + ", its number or limit");
+    }
+    rows.push_back(row);
   }
   return rows;
 }
@@ -172,7 +192,11 @@ std::vector<LayerRow> Catalog::layers() {
 void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
                          const std::function<void(uint64_t, const MapBits&)>& receive) {
   const std::lock_guard lock(mutex_);
-  load_pages_->reset();
+  // Not left in the middle, whatever is thrown: it would hold back checkpoints.
+  struct Reset {
+    Statement& statement;
+    ~Reset() { statement.reset(); }
+  } const reset{*load_pages_};
   load_pages_->bind(1, to_sql(layer)).bind(2, to_sql(first)).bind(3, to_sql(first + count));
   while (load_pages_->step()) {
     const std::span<const std::byte> blob = load_pages_->blob(1);
@@ -180,7 +204,6 @@ void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
     const uint64_t page = from_sql(load_pages_->integer(0));
     if (blob.size() == sizeof(bits)) std::memcpy(bits.data(), blob.data(), sizeof(bits));
     if (blob.size() != sizeof(bits) || !valid(bits)) {
-      load_pages_->reset();
       throw damaged(path(),
                     "map page " + std::to_string(page) + " of layer " + std::to_string(layer));
     }

@@ -58,7 +58,8 @@ struct ImageRow {
 /// reads lock it for the call, changes for the life of a Change.
 class Catalog {
  public:
-  /// Whether there is a catalog; one whose making was cut short does not count.
+  /// Whether there is a catalog; one whose making was cut short does not count. EINVAL if the file
+  /// is something else; it is not changed.
   static bool exists(const std::string& path);
 
   /// Makes the file with its tables and rows, in one transaction. EEXIST if there is one.
@@ -76,6 +77,7 @@ class Catalog {
 
   [[nodiscard]] StoreRow store();
   [[nodiscard]] BaseRow base();
+  /// EUCLEAN if they hold what this program never writes (I10).
   [[nodiscard]] std::vector<ImageRow> images();
   [[nodiscard]] std::vector<LayerRow> layers();
   /// Calls `receive` for each page of the layer in [first, first + count).

@@ -3,6 +3,8 @@
 #include <sqlite3.h>
 
 #include <cerrno>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "store/error.h"
@@ -50,6 +52,15 @@ int errno_of(sqlite3* database, int code) {
     message += text;
   }
   throw Error::with_message(number, message);
+}
+
+/// The path without links but for its last part: SQLite refuses links anywhere in it.
+std::string resolved(const std::string& path) {
+  const std::filesystem::path whole(path);
+  const std::filesystem::path parent = whole.has_parent_path() ? whole.parent_path() : ".";
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(parent, error);
+  return error ? path : (real / whole.filename()).string();
 }
 
 std::string path_of(sqlite3* database) {
@@ -142,7 +153,7 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
   flags |= mode == Mode::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
   if (mode == Mode::create) flags |= SQLITE_OPEN_CREATE;
   sqlite3* database = nullptr;
-  const int code = sqlite3_open_v2(path.c_str(), &database, flags, nullptr);
+  const int code = sqlite3_open_v2(resolved(path).c_str(), &database, flags, nullptr);
   database_.reset(database);
   if (code != SQLITE_OK) fail(database, code, path_);
 

@@ -54,6 +54,7 @@ class Database {
   enum class Mode { create, read_write, read_only };
 
   /// ENOENT if missing (but for `create`), EINVAL if it is not a SQLite file, EUCLEAN if damaged.
+  /// `path` itself must not be a symbolic link; folders on the way may be.
   Database(const std::string& path, Mode mode);
 
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -68,7 +69,7 @@ class Database {
   /// the pages that the log holds still.
   int64_t checkpoint();
 
-  /// Writes a consistent copy of the database to `path`, which must not exist.
+  /// Writes a consistent copy of the database to `path`, which must not exist or be empty.
   void copy_to(const std::string& path);
 
  private:

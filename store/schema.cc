@@ -1,9 +1,14 @@
 #include "store/schema.h"
 
+#include <fcntl.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <vector>
 
 #include "store/error.h"
+#include "store/file.h"
 
 namespace cowfs {
 namespace {
@@ -57,12 +62,6 @@ CREATE TABLE map_page (
 INSERT INTO sqlite_sequence (name, seq) VALUES ('image', 1);
 )sql";
 
-void require_catalog(Database& database) {
-  if (database.pragma("application_id") != kApplicationId) {
-    throw Error::with_message(EINVAL, database.path() + ": not a cowfs catalog");
-  }
-}
-
 void require_not_newer(int64_t version, Database& database, const Schema& schema) {
   if (version > schema.version) {
     throw Error::with_message(EPROTONOSUPPORT,
@@ -91,30 +90,41 @@ bool is_blank(Database& database) {
   return count.integer(0) == 0 && database.pragma("application_id") == 0;
 }
 
+void require_catalog(Database& database) {
+  if (database.pragma("application_id") != kApplicationId) {
+    throw Error::with_message(EINVAL, database.path() + ": not a cowfs catalog");
+  }
+}
+
 bool upgrade_schema(Database& database, const Schema& schema) {
   require_catalog(database);
   const int64_t version = database.pragma("user_version");
   require_not_newer(version, database, schema);
   if (version == schema.version) return false;
 
-  // The copy first: it is the way back if the upgrade, or the new program, is not what one wanted.
-  const std::string copy = database.path() + ".v" + std::to_string(version);
-  std::filesystem::remove(copy);  // of an upgrade that did not get to its end
-  database.copy_to(copy);
-
-  Transaction transaction(database);
+  std::vector<const char*> steps;
   for (int64_t at = version; at < schema.version; ++at) {
-    bool known = false;
-    for (const Migration& migration : schema.migrations) {
-      if (migration.from != at) continue;
-      database.execute(migration.sql);
-      known = true;
-    }
-    if (!known) {
+    const auto step = std::find_if(schema.migrations.begin(), schema.migrations.end(),
+                                   [at](const Migration& known) { return known.from == at; });
+    if (step == schema.migrations.end()) {
       throw Error::with_message(EPROTONOSUPPORT, database.path() + ": format version " +
                                                      std::to_string(at) + " cannot be upgraded");
     }
+    steps.push_back(step->sql);
   }
+
+  // The copy first: it is the way back if the upgrade, or the new program, is not what one wanted.
+  const std::string copy = database.path() + ".v" + std::to_string(version);
+  remove_file(copy);  // of an upgrade that did not get to its end
+  // SQLite takes an empty file; it would make one that everybody may read.
+  const File file(copy, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  database.copy_to(copy);
+  file.sync();
+  const std::string directory = std::filesystem::path(copy).parent_path();
+  File(directory.empty() ? "." : directory, O_RDONLY | O_DIRECTORY).sync();
+
+  Transaction transaction(database);
+  for (const char* sql : steps) database.execute(sql);
   database.execute("PRAGMA user_version = " + std::to_string(schema.version));
   transaction.commit();
   return true;

@@ -32,9 +32,13 @@ void create_schema(Database& database, const Schema& schema);
 /// Whether the database holds nothing yet, as one whose making was cut short.
 bool is_blank(Database& database);
 
+/// EINVAL if it is no catalog at all.
+void require_catalog(Database& database);
+
 /// Makes sure that `database` is a catalog of version `schema.version`. An older one is upgraded
 /// after a copy of it was written beside it, `catalog.db.vN`; returns true then. Throws EINVAL if
-/// it is no catalog, EPROTONOSUPPORT if it is newer than this program.
+/// it is no catalog, EPROTONOSUPPORT if it is newer than this program or too old to be upgraded;
+/// then nothing has changed.
 bool upgrade_schema(Database& database, const Schema& schema);
 
 /// Throws as upgrade_schema would, also (EPROTONOSUPPORT) where that would change something.
