@@ -166,7 +166,7 @@ void File::allocate(uint64_t offset, uint64_t length) const {
   check(FileOperation::allocate, offset, length, "allocate");
   int result = 0;
   do {
-    result = ::fallocate(fd_, FALLOC_FL_KEEP_SIZE, to_off(offset), to_off(length));
+    result = ::fallocate(fd_, 0, to_off(offset), to_off(length));
   } while (result != 0 && errno == EINTR);
   if (result != 0) throw Error(errno, "allocate " + path_ + " at " + std::to_string(offset));
 }

@@ -52,7 +52,8 @@ class File {
 
   /// Gives the range's space back; it reads as zeros. The size stays.
   void punch(uint64_t offset, uint64_t length) const;
-  /// Reserves space without changing content or size.
+  /// Reserves space without changing content; the file grows to hold it, since not every host
+  /// gives back by `punch` what lies behind the end.
   void allocate(uint64_t offset, uint64_t length) const;
   void truncate(uint64_t size) const;
   /// Shares `length` bytes of `source` at `source_offset` with this file at `offset`
