@@ -1,9 +1,9 @@
 #pragma once
 
 #include <condition_variable>
-#include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 
 namespace cowfs {
@@ -13,17 +13,15 @@ namespace cowfs {
 class GroupCommit {
  public:
   /// Runs `operation`, or waits for another caller's run of it. What that run throws is thrown in
-  /// every caller that it served.
+  /// every caller that it served, and in no other.
   void run(const std::function<void()>& operation) {
     std::unique_lock lock(mutex_);
-    const uint64_t mine = started_ + 1;
-    while (finished_ < mine) {
-      if (running_) {
-        changed_.wait(lock);
-        continue;
-      }
+    if (next_ == nullptr) next_ = std::make_shared<Run>();
+    const std::shared_ptr<Run> mine = next_;
+    changed_.wait(lock, [&] { return mine->done || !running_; });
+    if (!mine->done) {
       running_ = true;
-      ++started_;
+      next_ = nullptr;  // who comes from here on is too late for this run
       lock.unlock();
       std::exception_ptr failure;
       try {
@@ -33,22 +31,23 @@ class GroupCommit {
       }
       lock.lock();
       running_ = false;
-      finished_ = started_;
-      if (failure) last_failed_ = finished_, failure_ = failure;
+      mine->done = true;
+      mine->failure = failure;
       changed_.notify_all();
     }
-    // Served by run `mine` or a later one; only the first failure of those is this caller's.
-    if (failure_ && last_failed_ >= mine) std::rethrow_exception(failure_);
+    if (mine->failure) std::rethrow_exception(mine->failure);
   }
 
  private:
-  std::mutex mutex_;  // guards all below
+  struct Run {
+    bool done = false;
+    std::exception_ptr failure;
+  };
+
+  std::mutex mutex_;  // guards all below, and each Run
   std::condition_variable changed_;
   bool running_ = false;
-  uint64_t started_ = 0;
-  uint64_t finished_ = 0;
-  uint64_t last_failed_ = 0;
-  std::exception_ptr failure_;
+  std::shared_ptr<Run> next_;  // of those who wait for the one that runs to end
 };
 
 }  // namespace cowfs
