@@ -12,6 +12,10 @@
 // A write in place may overtake a trim of the same chunk; both are unanswered then, and either
 // order is right. Stale bytes that it leaves below a zero chunk mean nothing (I12).
 //
+// Reading takes no lock either. A reader that has found a chunk present may come to read it when it
+// was made absent and punched meanwhile, and would see zeros that nobody wrote: it reads again if
+// space was given back since it looked.
+//
 // The part of the last chunk behind the image's size is zero: whole writes make it so, a shrink
 // does, and the first growth after the image was opened makes sure, for the case that a crash came
 // between a shrink and its zeroing.
@@ -82,10 +86,29 @@ bool Image::unlink() {
 void Image::cancel_unlink() { usage_.lock()->unlinked = false; }
 
 void Image::retire_if_idle() {
+  if (try_retire()) return;
+  {
+    auto usage = usage_.lock();
+    if (usage->count > 0 || !usage->active || failed() || usage->unlinked) return;
+    ++usage->count;
+  }
+  // Writes in place leave the map as it is: nothing else would sync them once the file is closed.
+  try {
+    flush();
+  } catch (const Error&) {
+    // Logged; the image stays open, as failed.
+  }
+  release();
+  static_cast<void>(try_retire());
+}
+
+bool Image::try_retire() {
   auto usage = usage_.lock();
-  if (usage->count > 0 || !usage->active || failed() || layer_->dirty()) return;
+  if (usage->count > 0 || !usage->active || failed()) return false;
+  if (layer_->dirty() || layer_->unsynced()) return false;
   layer_->deactivate();
   usage->active = false;
+  return true;
 }
 
 Attributes Image::attributes() { return times_.lock()->attributes; }
@@ -97,14 +120,18 @@ void Image::check_not_failed() const {
   }
 }
 
-// ---- reading
-// -------------------------------------------------------------------------------------
+// ---- reading ------------------------------------------------------------------------------------
 
 size_t Image::read(std::span<std::byte> buffer, uint64_t offset) {
   const uint64_t size = this->size();
   if (offset >= size) return 0;
   buffer = buffer.first(static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset)));
-  read_below_size(buffer, offset);
+  // At most once more for each commit that gives space back.
+  uint64_t before = 0;
+  do {
+    before = reclaims_.load();
+    read_below_size(buffer, offset);
+  } while (reclaims_.load() != before);
   return buffer.size();
 }
 
@@ -204,8 +231,7 @@ void Image::read_interleaved(std::span<std::byte> buffer, uint64_t offset) {
   submit();
 }
 
-// ---- writing
-// -------------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------
 
 void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
   while (const std::optional<ChunkRange> busy = try_write(buffer, offset)) {
@@ -216,6 +242,7 @@ void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
 
 std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
   check_not_failed();
+  if (buffer.empty()) return std::nullopt;
   const uint64_t end = offset + buffer.size();
   if (end > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
   if (end > size()) zero_tail(size());
@@ -312,8 +339,7 @@ void Image::zero_tail(uint64_t size) {
   tail_is_zero_ = true;
 }
 
-// ---- zeroing
-// -------------------------------------------------------------------------------------
+// ---- zeroing ------------------------------------------------------------------------------------
 
 void Image::make_zero(uint64_t offset, uint64_t length) {
   check_not_failed();
@@ -369,8 +395,7 @@ void Image::reserve(uint64_t offset, uint64_t length) {
                   context_.chunk.up(offset + length) - context_.chunk.down(offset));
 }
 
-// ---- holes
-// ---------------------------------------------------------------------------------------
+// ---- holes --------------------------------------------------------------------------------------
 
 std::optional<uint64_t> Image::next_data(uint64_t offset) {
   const uint64_t size = this->size();

@@ -40,8 +40,9 @@ struct Attributes {
 /// An image is in use while somebody holds a Use of it; I/O is allowed only then. What is not in
 /// use takes a few hundred bytes and no descriptor.
 ///
-/// Lock order: chunks_ before commit_mutex_ before the catalog. No lock is held while waiting for
-/// the base or the CoW file but the range of chunks whose state changes (and the commit's own).
+/// Lock order: chunks_ before commit_mutex_ before shape_mutex_ before the catalog. No lock is held
+/// while waiting for the base or the CoW file but the range of chunks whose state changes (and the
+/// commit's own).
 class Image : public std::enable_shared_from_this<Image> {
  public:
   struct Context {
@@ -151,7 +152,7 @@ class Image : public std::enable_shared_from_this<Image> {
   void cancel_unlink();
   /// Whether a background commit is worth a look: it has been in use since it was last closed.
   [[nodiscard]] bool in_use_or_open() { return usage_.lock()->active; }
-  /// Closes what is open if nobody uses the image.
+  /// Syncs and closes what is open if nobody uses the image.
   void retire_if_idle();
   void remove_files() { layer_->remove_files(); }
 
@@ -166,6 +167,7 @@ class Image : public std::enable_shared_from_this<Image> {
   [[noreturn]] void fail(const Error& error);
 
   // image.cc
+  [[nodiscard]] bool try_retire();
   void read_run(const Run& run, std::span<std::byte> buffer, uint64_t offset) const;
   void read_interleaved(std::span<std::byte> buffer, uint64_t offset);
   void read_parent(std::span<std::byte> buffer, uint64_t offset) const;
@@ -183,10 +185,11 @@ class Image : public std::enable_shared_from_this<Image> {
   uint64_t copy_piece(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
   uint64_t copy_data(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
   bool share_with_base(const Image& source, uint64_t offset, uint64_t length);
-  bool clone_present(const Run& run, uint64_t offset, uint64_t length);
+  bool clone_present(const Run& run, uint64_t offset, const std::function<bool()>& intact);
 
   // image_commit.cc
   void commit(bool with_times);
+  [[noreturn]] void fail_with_current_exception();
   void give_back(const Layer::Changes& changes);
 
   const Context context_;
@@ -206,6 +209,8 @@ class Image : public std::enable_shared_from_this<Image> {
   Synchronized<Times> times_;
 
   RangeLock chunks_;
+  std::mutex shape_mutex_;  // what a commit copies does not change in the middle of a sharing
+  std::atomic<uint64_t> reclaims_ = 0;  // see read
   GroupCommit flushes_;
   std::mutex commit_mutex_;  // one commit at a time; guards what follows
   uint64_t committed_size_;

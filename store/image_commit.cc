@@ -1,14 +1,15 @@
 // How changes of an image become durable
 //
 // A commit (I3, I4):
-//   1. the parent limit, the size and the changed map pages are copied, in this order
+//   1. the parent limit, the size and the changed map pages are copied, in this order and not in
+//      the middle of a sharing with the base, which changes all three
 //   2. the CoW file is synced
 //   3. the copies are committed to the catalog
 //   4. space that the copies freed is given back
 // The live map goes on changing all the while. Whatever the copies say present was written before
 // they were made, so (2) makes it durable before (3) says so. A size is read before the map since a
 // write sets its bits before it raises the size: a committed size never covers chunks whose bits
-// the commit lacks. The limit is read before the size, so that it is never beyond it.
+// the commit lacks.
 //
 // If (2) or (3) fails the copies are dropped and the image is failed for good (I8): the host may
 // have marked the unwritten pages clean, so that a second sync would lie.
@@ -48,6 +49,16 @@ void Image::fail(const Error& error) {
   throw Error::with_message(EIO, error.what());
 }
 
+void Image::fail_with_current_exception() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    fail(error);
+  } catch (const std::exception& error) {
+    fail(Error::with_message(EIO, error.what()));
+  }
+}
+
 void Image::flush() {
   flushes_.run([this] { commit(false); });
 }
@@ -64,10 +75,15 @@ void Image::commit(bool with_times) {
   {
     const std::lock_guard lock(commit_mutex_);
     check_not_failed();
-    const uint64_t limit = layer_->parent_limit();
-    const uint64_t size = this->size();
-    changes = layer_->prepare();
     try {
+      uint64_t limit = 0;
+      uint64_t size = 0;
+      {
+        const std::lock_guard shape_lock(shape_mutex_);
+        limit = layer_->parent_limit();
+        size = this->size();
+        changes = layer_->prepare();
+      }
       layer_->sync_data();
       const bool due = !changes->empty() || size != committed_size_ || limit != committed_limit_;
       bool times_due = false;
@@ -88,14 +104,18 @@ void Image::commit(bool with_times) {
         committed_size_ = size;
         committed_limit_ = limit;
       }
-    } catch (const Error& error) {
-      fail(error);
+      layer_->committed();
+    } catch (...) {
+      fail_with_current_exception();
     }
   }
   give_back(*changes);
 }
 
 void Image::give_back(const Layer::Changes& changes) {
+  // Before the first punch, and long after the chunks' bits were changed: a reader that looks them
+  // up from here on does not find them present.
+  if (!layer_->freed(changes).empty()) reclaims_.fetch_add(1);
   for (const auto& [offset, length] : layer_->freed(changes)) {
     const RangeLock::Guard guard =
         chunks_.lock({context_.chunk.chunk_of(offset), context_.chunk.chunk_of(offset + length)});
@@ -116,7 +136,10 @@ void Image::resize(uint64_t size) {
     flush();
     return;
   }
-  if (size == this->size()) return;
+  if (size == this->size()) {
+    flush();
+    return;
+  }
 
   const ChunkSize chunk = context_.chunk;
   std::unique_ptr<Layer::Changes> changes;
@@ -127,16 +150,17 @@ void Image::resize(uint64_t size) {
     const std::lock_guard lock(commit_mutex_);
     check_not_failed();
     const uint64_t limit = std::min(layer_->parent_limit(), size);
-    changes = layer_->prepare_cut(size);
     try {
+      changes = layer_->prepare_cut(size);
       layer_->sync_data();
       Catalog::Change change(context_.catalog);
       layer_->publish(change, *changes);
       change.set_size(id_, size);
       change.set_parent_limit(layer_id_, limit);
       change.commit();
-    } catch (const Error& error) {
-      fail(error);
+      layer_->committed();
+    } catch (...) {
+      fail_with_current_exception();
     }
     committed_size_ = size;
     committed_limit_ = limit;

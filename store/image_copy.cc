@@ -49,6 +49,7 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
     return copy_data(source, source_offset, offset, std::min(length, piece));
   }
 
+  const uint64_t reclaims = source.reclaims_.load();
   const Run run = source.layer_->find(source_offset, length);
   const bool to_the_end =
       source_offset + run.length == source.size() && offset + run.length >= size();
@@ -67,7 +68,8 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
     return zeros;
   } else if (run.state == ChunkState::present && whole > 0) {
     const Run piece{run.state, std::min(whole, kMostAtOnce), run.file, run.file_offset};
-    if (clone_present(piece, offset, piece.length)) return piece.length;
+    const auto intact = [&] { return source.reclaims_.load() == reclaims; };
+    if (clone_present(piece, offset, intact)) return piece.length;
   }
   return copy_data(source, source_offset, offset, std::min({length, run.length, kPiece}));
 }
@@ -95,6 +97,11 @@ bool Image::share_with_base(const Image& source, uint64_t offset, uint64_t lengt
   const RangeLock::Guard guard =
       chunks_.lock({chunk.chunk_of(first), chunk.chunk_of(chunk.up(end))});
   if (layer_->parent_limit() != old_limit) return false;
+  if (!chunk.aligned(end)) {
+    // The rest of the last chunk is not ours: somebody may be writing there, in place if it is
+    // present, and wait for us if it is not.
+    if (size() > end || layer_->find(chunk.down(end), 1).state == ChunkState::present) return false;
+  }
   const uint64_t new_limit = std::max(old_limit, std::min(source_limit, end));
 
   if (new_limit > old_limit && old_limit < offset) {
@@ -108,21 +115,28 @@ bool Image::share_with_base(const Image& source, uint64_t offset, uint64_t lengt
         write_new(bytes, start);
       }
     }
+  }
+  // A commit has all of this or nothing: one half would be zeros, or base content, that nobody
+  // wrote (I4). For readers what is to stay hidden is hidden before the limit rises, and what is
+  // to be shared has the limit above it before it becomes absent.
+  const std::lock_guard shape_lock(shape_mutex_);
+  if (new_limit > old_limit) {
     for (uint64_t at = chunk.up(old_limit); at < offset;) {
       const Run run = layer_->find(at, offset - at);
       if (run.state == ChunkState::absent) layer_->take_away(at, run.length, ChunkState::zero);
       at += run.length;
     }
   }
-  layer_->take_away(offset, chunk.up(end) - offset, ChunkState::absent);
-  // Size before limit: a commit reads them the other way round, and the limit is never beyond.
   raise_size(end);
   layer_->set_parent_limit(new_limit);
+  layer_->take_away(offset, chunk.up(end) - offset, ChunkState::absent);
   return true;
 }
 
-bool Image::clone_present(const Run& run, uint64_t offset, uint64_t length) {
+// False where the host cannot, or if `intact` says that the run may have been punched meanwhile.
+bool Image::clone_present(const Run& run, uint64_t offset, const std::function<bool()>& intact) {
   const ChunkSize chunk = context_.chunk;
+  const uint64_t length = run.length;
   zero_tail(size());
   const RangeLock::Guard guard =
       chunks_.lock({chunk.chunk_of(offset), chunk.chunk_of(offset + length)});
@@ -131,7 +145,8 @@ bool Image::clone_present(const Run& run, uint64_t offset, uint64_t length) {
     const bool fresh = place.state != ChunkState::present;
     if (fresh) place = layer_->place(offset + done, place.length);
     if (!place.file->clone_range(*run.file, run.file_offset + done, place.file_offset,
-                                 place.length)) {
+                                 place.length) ||
+        !intact()) {
       return false;  // what was cloned so far is right, and is copied again
     }
     if (fresh) {

@@ -26,9 +26,9 @@ struct Run {
 ///   prepare       copies what has changed
 ///   sync_data     makes the data durable that the copies speak of
 ///   publish       puts the copies into a transaction
-/// and, once that transaction is durable, `reclaim` gives space back that the copies freed (I5,
-/// I12). Thread-safe but for that, and for `activate`/`deactivate`, during which nothing else is
-/// called.
+/// and, once that transaction is durable, or there was nothing to publish, `committed`; then
+/// `reclaim` gives space back that the copies freed (I5, I12). Thread-safe but for that, and for
+/// `activate`/`deactivate`, during which nothing else is called.
 class Layer {
  public:
   /// What `prepare` copied. Dropping it unpublished loses it: the caller then fails the layer (I8).
@@ -70,6 +70,8 @@ class Layer {
 
   /// Whether the map changed, or space waits to be given back, since the last `prepare`.
   [[nodiscard]] virtual bool dirty() = 0;
+  /// Whether data was written since the last `sync_data`.
+  [[nodiscard]] virtual bool unsynced() = 0;
 
   [[nodiscard]] virtual std::unique_ptr<Changes> prepare() = 0;
   /// As prepare, for a layer that is to end at `size` (chunks that begin at or behind it become
@@ -78,10 +80,12 @@ class Layer {
   [[nodiscard]] virtual std::unique_ptr<Changes> prepare_cut(uint64_t size) = 0;
   virtual void sync_data() = 0;
   virtual void publish(Catalog::Change& change, const Changes& changes) = 0;
+  /// What was prepared last is durable now.
+  virtual void committed() = 0;
   /// Does in memory what a committed prepare_cut did on disk.
   virtual void cut(uint64_t size) = 0;
-  /// Gives back the freed chunk-aligned range [offset, offset + length) if nothing in it is present
-  /// again. The caller holds those chunks' lock. Errors are not reported: space leaks then.
+  /// Gives back the space of those chunks of the freed range [offset, offset + length) that the
+  /// map and the catalog agree are not present. The caller holds those chunks' lock.
   virtual void reclaim(uint64_t offset, uint64_t length) = 0;
   /// Ranges that `changes` freed: for each, `reclaim` is due after the commit.
   [[nodiscard]] virtual const std::vector<std::pair<uint64_t, uint64_t>>& freed(

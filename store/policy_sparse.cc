@@ -7,6 +7,10 @@
 // The file is made at the first write. It is synced, and its directory, before the first row that
 // speaks of it (I3); a file without such a row is a left-over and is emptied when it is met again.
 // The file's length is not kept in step with the image's size.
+//
+// Freed space goes from freed_ (the map says so) to freeing_ (a commit is on its way that says so)
+// to the caller, who reclaims it. By then a chunk may have been written and freed again, and the
+// catalog may say that it is present: what is in freed_ or freeing_ is never punched (I12).
 
 #include "store/policy_sparse.h"
 
@@ -19,6 +23,7 @@
 #include <utility>
 
 #include "store/error.h"
+#include "store/range_set.h"
 
 namespace cowfs {
 namespace {
@@ -99,11 +104,7 @@ class SparseLayer final : public Layer {
     const std::lock_guard lock(mutex_);
     if (file_ == nullptr) return;
     // After the bits: a `prepare` that takes this range copies them too.
-    if (!freed_.empty() && freed_.back().first + freed_.back().second == offset) {
-      freed_.back().second += length;
-    } else {
-      freed_.emplace_back(offset, length);
-    }
+    freed_.add(offset, length);
   }
 
   void reserve(uint64_t offset, uint64_t length) override {
@@ -121,23 +122,12 @@ class SparseLayer final : public Layer {
     return !freed_.empty();
   }
 
-  std::unique_ptr<Changes> prepare() override {
-    auto changes = std::make_unique<SparseChanges>();
-    {
-      const std::lock_guard lock(mutex_);
-      changes->freed.swap(freed_);
-    }
-    changes->pages = map_->take_dirty();
-    return changes;
-  }
+  bool unsynced() override { return data_dirty_.load(); }
+
+  std::unique_ptr<Changes> prepare() override { return take_changes(); }
 
   std::unique_ptr<Changes> prepare_cut(uint64_t size) override {
-    auto changes = std::make_unique<SparseChanges>();
-    {
-      const std::lock_guard lock(mutex_);
-      changes->freed.swap(freed_);
-    }
-    changes->pages = map_->take_dirty();
+    auto changes = take_changes();
     const uint64_t first_gone = chunk_.chunk_of(chunk_.up(size));
     const uint64_t boundary = first_gone / kChunksPerPage;
     std::erase_if(changes->pages, [&](const PageCopy& copy) { return copy.page >= boundary; });
@@ -162,10 +152,12 @@ class SparseLayer final : public Layer {
     }
     file->sync();
     File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
+    file_is_durable_ = true;
   }
 
   void publish(Catalog::Change& change, const Changes& changes) override {
-    if (!has_file_ && file_ != nullptr) {
+    // A file that was made after sync_data looked, or only to reserve space, is not named yet.
+    if (!has_file_ && file_is_durable_) {
       change.set_has_file(id_);
       // If the transaction fails the layer is failed, and made anew from the catalog later.
       has_file_ = true;
@@ -173,6 +165,11 @@ class SparseLayer final : public Layer {
     const SparseChanges& copies = sparse(changes);
     for (const PageCopy& copy : copies.pages) change.put_page(id_, copy.page, copy.bits);
     if (copies.remove_pages_from) change.remove_pages_from(id_, *copies.remove_pages_from);
+  }
+
+  void committed() override {
+    const std::lock_guard lock(mutex_);
+    freeing_.clear();
   }
 
   void cut(uint64_t size) override { map_->clear_from(chunk_.chunk_of(chunk_.up(size))); }
@@ -183,8 +180,13 @@ class SparseLayer final : public Layer {
     const uint64_t end = std::min(offset + length, chunk_.up(file->size()));
     while (offset < end) {
       const Run run = find(offset, end - offset);
-      if (run.state != ChunkState::present) file->punch(offset, run.length);
-      offset += run.length;
+      if (run.state == ChunkState::present) {
+        offset += run.length;
+        continue;
+      }
+      const auto [uncommitted, length_of_that] = uncommitted_run(offset, run.length);
+      if (!uncommitted) file->punch(offset, length_of_that);
+      offset += length_of_that;
     }
   }
 
@@ -201,6 +203,26 @@ class SparseLayer final : public Layer {
   void remove_files() override { remove_file(cow_path(), hook_); }
 
  private:
+  std::unique_ptr<SparseChanges> take_changes() {
+    auto changes = std::make_unique<SparseChanges>();
+    {
+      const std::lock_guard lock(mutex_);
+      changes->freed = freed_.ranges();
+      freeing_ = std::exchange(freed_, {});
+    }
+    changes->pages = map_->take_dirty();
+    return changes;
+  }
+
+  /// Whether the chunk at `offset` was freed by what is not committed yet, and how many bytes on
+  /// the answer is the same.
+  std::pair<bool, uint64_t> uncommitted_run(uint64_t offset, uint64_t length) {
+    const std::lock_guard lock(mutex_);
+    const auto [in_freed, first] = freed_.run(offset, length);
+    const auto [in_freeing, both] = freeing_.run(offset, first);
+    return {in_freed || in_freeing, both};
+  }
+
   const File& make_file() {
     const std::lock_guard lock(mutex_);
     if (file_ == nullptr) {
@@ -218,13 +240,17 @@ class SparseLayer final : public Layer {
   const uint64_t id_;
   const std::string directory_;
 
-  bool has_file_;  // the catalog's row says so; of the committing thread
+  // Of the committing thread:
+  bool has_file_;                 // the catalog's row says so
+  bool file_is_durable_ = false;  // and its directory's entry; of a file that was made here
+
   std::unique_ptr<ChunkMap> map_;
   std::atomic<const File*> file_ = nullptr;  // owned_file_, for use without the lock
   std::atomic<bool> data_dirty_ = false;     // written to since the last sync
   std::mutex mutex_;                         // guards what follows
   std::unique_ptr<File> owned_file_;
-  FreedRanges freed_;
+  RangeSet freed_;    // since the last prepare
+  RangeSet freeing_;  // by the prepare whose commit is under way
 };
 
 }  // namespace
