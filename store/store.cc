@@ -74,6 +74,37 @@ void require_usable_host(const std::string& path, const std::string& directory) 
   }
 }
 
+bool is_there(const std::string& path) {
+  std::error_code error;
+  const bool there = fs::exists(path, error);
+  if (error) throw Error(error.value(), path);
+  return there;
+}
+
+/// The layers that have a CoW file in the store.
+std::set<uint64_t> layers_on_disk(const std::string& directory) {
+  std::set<uint64_t> ids;
+  std::error_code error;
+  for (fs::directory_iterator entry(layers_path(directory), error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (const std::optional<uint64_t> id = layer_of_file(entry->path().filename())) {
+      ids.insert(*id);
+    }
+  }
+  if (error) throw Error(error.value(), "read " + layers_path(directory));
+  return ids;
+}
+
+/// A store that has lost its catalog, or has an empty one, is not to be made anew: its CoW files
+/// would be taken for left-overs.
+void require_no_layers(const std::string& directory) {
+  if (!is_there(layers_path(directory)) || layers_on_disk(directory).empty()) return;
+  throw Error::with_message(
+      EUCLEAN, "store " + directory +
+                   ": damaged: it has CoW files, and its catalog.db is missing or empty; put the "
+                   "catalog back from a copy, or name another directory with --store");
+}
+
 StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
   const StoreRow store = catalog.store();
   const BaseRow base = catalog.base();
@@ -90,7 +121,7 @@ StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
 
 Store::Store(Options options) : options_(std::move(options)) {
   const std::string& directory = options_.directory;
-  const bool there = fs::exists(directory);
+  const bool there = is_there(directory);
   if (!there && !options_.create) {
     throw Error::with_message(ENOENT, "store " + directory + ": there is none");
   }
@@ -106,10 +137,11 @@ Store::Store(Options options) : options_(std::move(options)) {
   }
   const bool was_made = there && Catalog::exists(catalog_path(directory));
   if (!was_made) {
+    if (there) require_no_layers(directory);
     if (!options_.create) {
       throw Error::with_message(ENOENT, "store " + directory + ": holds no catalog.db");
     }
-    if (there && !fs::is_empty(directory) && !fs::exists(directory + "/lock")) {
+    if (there && !fs::is_empty(directory) && !is_there(directory + "/lock")) {
       throw Error::with_message(ENOTEMPTY, "store " + directory +
                                                ": is neither empty nor a store; name another "
                                                "directory with --store");
@@ -161,6 +193,10 @@ void Store::make(const Schema& schema) {
   }
   const Policy& policy = find_policy(options_.policy.value_or("sparse"));
   const uint32_t chunk_size = options_.chunk_size.value_or(policy.default_chunk_size);
+  if (!ChunkSize::valid(chunk_size)) {
+    throw Error::with_message(EINVAL, "chunk size " + std::to_string(chunk_size) +
+                                          ": is not a power of two from 4 KiB to 2 MiB");
+  }
   BaseRow base = base_->identity();
   base.fingerprint = base_->fingerprint();
 
@@ -170,6 +206,7 @@ void Store::make(const Schema& schema) {
     throw Error(errno, "make store " + directory);
   }
   lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
+  if (Catalog::exists(catalog_path(directory))) return;  // somebody else has made it meanwhile
   if (::mkdir(layers_path(directory).c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error(errno, "make " + layers_path(directory));
   }
@@ -229,7 +266,6 @@ void Store::load() {
   const std::vector<LayerRow> layers = catalog_->layers();
   std::unordered_map<uint64_t, LayerRow> by_id;
   for (const LayerRow& layer : layers) by_id.emplace(layer.id, layer);
-  remove_left_overs(layers);
   std::vector<std::shared_ptr<Image>> unlinked;
   {
     auto names = names_.lock();
@@ -237,9 +273,11 @@ void Store::load() {
       const auto layer = by_id.find(row.layer);
       if (layer == by_id.end()) {
         throw Error::with_message(EUCLEAN, catalog_->path() + ": damaged: image " +
-                                               std::to_string(row.id) + " has no layer");
+                                               std::to_string(row.id) + " has no layer of its own");
       }
-      std::shared_ptr<Image> image = make_image(row, layer->second);
+      const LayerRow of_image = layer->second;
+      by_id.erase(layer);  // two images on one layer would write over each other
+      std::shared_ptr<Image> image = make_image(row, of_image);
       names->by_id.emplace(row.id, Entry{row.name.value_or(""), image});
       if (row.name) {
         names->by_name.emplace(*row.name, row.id);
@@ -248,6 +286,7 @@ void Store::load() {
       }
     }
   }
+  remove_left_overs(layers);
   // Unlinked images that were in use when the server ended are not any more.
   for (const std::shared_ptr<Image>& image : unlinked) {
     if (image->unlink()) forget(*image);
@@ -255,15 +294,8 @@ void Store::load() {
 }
 
 void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
-  std::set<uint64_t> on_disk;
   const std::string directory = layers_path(facts_.directory);
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
-    if (const std::optional<uint64_t> id = layer_of_file(entry.path().filename())) {
-      on_disk.insert(*id);
-    }
-  }
-  if (error) throw Error(error.value(), "read " + directory);
+  const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory);
   std::set<uint64_t> known;
   for (const LayerRow& layer : layers) {
     known.insert(layer.id);
@@ -408,13 +440,14 @@ void Store::remove(std::string_view name) {
       names->by_id.at(image->id()).name.clear();
     }
   }
-  if (idle) image->remove_files();  // after the catalog (I12)
+  if (idle) remove_files(*image);  // after the catalog (I12)
 }
 
 void Store::free_unlinked(Image& image) {
   try {
     const std::lock_guard lock(change_mutex_);
-    forget(image);
+    // It has its name still if the change that was to take it failed.
+    if (!has_name(image)) forget(image);
   } catch (const Error& error) {
     options_.log->warn("image {}: unlinked, not freed before the next mount: {}", image.id(),
                        error.what());
@@ -428,7 +461,23 @@ void Store::forget(Image& image) {
   change.remove_image(image.id(), image.layer_id());
   change.commit();
   names_.lock()->by_id.erase(image.id());
-  image.remove_files();
+  remove_files(image);
+}
+
+bool Store::has_name(const Image& image) {
+  auto names = names_.lock();
+  const auto found = names->by_id.find(image.id());
+  return found != names->by_id.end() && !found->second.name.empty();
+}
+
+void Store::remove_files(Image& image) {
+  try {
+    image.remove_files();
+  } catch (const Error& error) {
+    // The image is gone all the same; the next opening of the store tries again.
+    options_.log->warn("image {}: removed, but its space is not given back: {}", image.id(),
+                       error.what());
+  }
 }
 
 void Store::rename(std::string_view from, std::string_view to, Rename how) {
@@ -470,7 +519,7 @@ void Store::rename(std::string_view from, std::string_view to, Rename how) {
       names->by_id.at(target->id()).name.clear();
     }
   }
-  if (idle) target->remove_files();
+  if (idle) remove_files(*target);
 }
 
 StoreSummary summarize_store(const std::string& directory) {

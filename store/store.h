@@ -121,6 +121,8 @@ class Store {
   std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
   void free_unlinked(Image& image);
   void forget(Image& image);
+  bool has_name(const Image& image);
+  void remove_files(Image& image);
 
   Options options_;
   std::optional<StoreLock> lock_;

@@ -1,6 +1,7 @@
 #include "store/store_lock.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <array>
@@ -37,9 +38,11 @@ Holder read_holder(const File& file) {
 }
 
 /// Whether waiting is worth while. After a plain umount(8) the mount is gone before the server
-/// comes to say that it is ending.
+/// comes to say that it is ending. A process that is gone was an earlier holder: who has the lock
+/// now has yet to say so, or only looks who has it.
 bool will_end(const Holder& holder) {
-  return holder.ending || holder.mount.empty() || !mount_at(holder.mount);
+  if (holder.ending || holder.mount.empty() || !mount_at(holder.mount)) return true;
+  return ::kill(holder.pid, 0) != 0 && errno == ESRCH;
 }
 
 std::string lock_path(const std::string& directory) { return directory + "/lock"; }
