@@ -110,7 +110,10 @@ nlohmann::json FileSystem::describe(Image& image) {
 }
 
 void FileSystem::log_error(const char* operation, uint64_t inode, const std::string& what) {
-  const std::string subject = std::string(operation) + ": image " + std::to_string(inode);
+  constexpr uint64_t kDirectory = 1;
+  const std::string subject =
+      std::string(operation) + ": " +
+      (inode == kDirectory ? config_.mount_point : "image " + std::to_string(inode));
   const std::optional<uint64_t> held_back = rate_limit_.pass(subject);
   if (!held_back) return;
   if (*held_back > 0) {

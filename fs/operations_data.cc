@@ -100,10 +100,10 @@ void write(fuse_req_t request, fuse_ino_t inode, const char* data, size_t size, 
   });
 }
 
-/// close(2): tells of trouble, is no barrier.
-void flush(fuse_req_t request, fuse_ino_t inode, fuse_file_info* /*info*/) {
+/// close(2): tells who wrote of trouble, is no barrier.
+void flush(fuse_req_t request, fuse_ino_t inode, fuse_file_info* info) {
   answer(request, "close", inode, [&] {
-    if (file_system(request).image(inode)->failed()) {
+    if (info->fh != 0 && file_system(request).image(inode)->failed()) {
       throw Error::with_message(EIO, "an earlier sync of this image failed");
     }
     fuse_reply_err(request, 0);
