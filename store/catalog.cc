@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "store/chunk_map.h"
@@ -59,6 +60,11 @@ void bind_base(Statement& statement, const BaseRow& base) {
 }
 
 }  // namespace
+
+int64_t catalog_now() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
 
 void Catalog::create(const std::string& path, const StoreRow& store, const BaseRow& base,
                      const Schema& schema) {

@@ -14,6 +14,9 @@
 
 namespace cowfs {
 
+/// The time now as the catalog counts it: nanoseconds since the epoch.
+int64_t catalog_now();
+
 /// Times are nanoseconds since the epoch, sizes bytes.
 struct StoreRow {
   std::string uuid;

@@ -1,10 +1,14 @@
 #pragma once
 
+#include <cerrno>
 #include <condition_variable>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
+
+#include "store/error.h"
 
 namespace cowfs {
 
@@ -12,8 +16,8 @@ namespace cowfs {
 /// began after its call (I3), so several that wait during one run share the next. Thread-safe.
 class GroupCommit {
  public:
-  /// Runs `operation`, or waits for another caller's run of it. What that run throws is thrown in
-  /// every caller that it served, and in no other.
+  /// Runs `operation`, or waits for another caller's run of it. If that run throws, every caller
+  /// that it served gets an Error, and no other caller does.
   void run(const std::function<void()>& operation) {
     std::unique_lock lock(mutex_);
     if (next_ == nullptr) next_ = std::make_shared<Run>();
@@ -23,25 +27,33 @@ class GroupCommit {
       running_ = true;
       next_ = nullptr;  // who comes from here on is too late for this run
       lock.unlock();
-      std::exception_ptr failure;
+      int code = 0;
+      std::string message;
       try {
         operation();
-      } catch (...) {
-        failure = std::current_exception();
+      } catch (const Error& error) {
+        code = error.code();
+        message = error.what();
+      } catch (const std::exception& error) {
+        code = EIO;
+        message = error.what();
       }
       lock.lock();
       running_ = false;
       mine->done = true;
-      mine->failure = failure;
+      mine->code = code;
+      mine->message = message;
       changed_.notify_all();
     }
-    if (mine->failure) std::rethrow_exception(mine->failure);
+    // An exception of its own for each: one object is not shared between threads.
+    if (mine->code != 0) throw Error::with_message(mine->code, mine->message);
   }
 
  private:
   struct Run {
     bool done = false;
-    std::exception_ptr failure;
+    int code = 0;  // of the failure, or 0
+    std::string message;
   };
 
   std::mutex mutex_;  // guards all below, and each Run

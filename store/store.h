@@ -134,7 +134,8 @@ class Store {
   std::optional<LayerContext> layer_context_;
   const Policy* policy_ = nullptr;
 
-  std::mutex change_mutex_;  // one change of names at a time; before names_ and the catalog
+  // One change of names at a time. Before names_ and the catalog, which are not held together.
+  std::mutex change_mutex_;
   Synchronized<Names> names_;
   std::unique_ptr<Committer> committer_;
 };

@@ -1,0 +1,191 @@
+// The images of a store by name and number: create, find, remove, rename.
+
+#include <algorithm>
+#include <cerrno>
+
+#include "store/error.h"
+#include "store/names.h"
+#include "store/store.h"
+
+namespace cowfs {
+std::shared_ptr<Image> Store::find(std::string_view name) {
+  auto names = names_.lock();
+  const auto found = names->by_name.find(std::string(name));
+  return found == names->by_name.end() ? nullptr : names->by_id.at(found->second).image;
+}
+
+std::shared_ptr<Image> Store::find(uint64_t id) {
+  auto names = names_.lock();
+  const auto found = names->by_id.find(id);
+  return found == names->by_id.end() ? nullptr : found->second.image;
+}
+
+std::optional<std::string> Store::name_of(uint64_t id) {
+  auto names = names_.lock();
+  const auto found = names->by_id.find(id);
+  if (found == names->by_id.end() || found->second.name.empty()) return std::nullopt;
+  return found->second.name;
+}
+
+std::vector<Store::Entry> Store::list(uint64_t after, size_t limit) {
+  auto names = names_.lock();
+  std::vector<Entry> entries;
+  for (auto at = names->by_id.upper_bound(after);
+       at != names->by_id.end() && entries.size() < limit; ++at) {
+    if (!at->second.name.empty()) entries.push_back(at->second);
+  }
+  return entries;
+}
+
+size_t Store::image_count() { return names_.lock()->by_name.size(); }
+
+uint64_t Store::own_bytes() {
+  uint64_t sum = 0;
+  for (const Entry& entry : list(0, SIZE_MAX)) sum += entry.image->own_bytes();
+  return sum;
+}
+
+std::shared_ptr<Image> Store::create(const NewImage& image) {
+  check_name(image.name);
+  const std::lock_guard lock(change_mutex_);
+  if (find(image.name) != nullptr) throw Error(EEXIST, "image " + printable(image.name));
+  const uint64_t size = image.size.value_or(image.empty ? 0 : base_->size());
+  if (size > kMaxImageSize) throw Error(EFBIG, "image " + printable(image.name));
+  const uint64_t limit = image.empty ? 0 : std::min(size, base_->size());
+  const int64_t now = catalog_now();
+  ImageRow row{.id = 0,
+               .name = image.name,
+               .layer = 0,
+               .size = size,
+               .mode = image.mode & 0777U,
+               .uid = image.uid,
+               .gid = image.gid,
+               .atime_ns = now,
+               .mtime_ns = now,
+               .ctime_ns = now,
+               .btime_ns = now};
+  {
+    Catalog::Change change(*catalog_);
+    row.layer = change.add_layer(limit);
+    row.id = change.add_image(row);
+    change.commit();
+  }
+  std::shared_ptr<Image> made =
+      make_image(row, {.id = row.layer, .parent_limit = limit, .has_file = false});
+  auto names = names_.lock();
+  names->by_id.emplace(row.id, Entry{image.name, made});
+  names->by_name.emplace(image.name, row.id);
+  return made;
+}
+
+void Store::remove(std::string_view name) {
+  const std::lock_guard lock(change_mutex_);
+  const std::shared_ptr<Image> image = find(name);
+  if (image == nullptr) throw Error(ENOENT, "image " + printable(name));
+  const bool idle = image->unlink();
+  try {
+    Catalog::Change change(*catalog_);
+    if (idle) {
+      change.remove_image(image->id(), image->layer_id());
+    } else {
+      change.set_name(image->id(), std::nullopt);
+    }
+    change.commit();
+  } catch (...) {
+    image->cancel_unlink();
+    throw;
+  }
+  {
+    auto names = names_.lock();
+    names->by_name.erase(std::string(name));
+    if (idle) {
+      names->by_id.erase(image->id());
+    } else {
+      names->by_id.at(image->id()).name.clear();
+    }
+  }
+  if (idle) remove_files(*image);  // after the catalog (I12)
+}
+
+void Store::free_unlinked(Image& image) {
+  try {
+    const std::lock_guard lock(change_mutex_);
+    // It has its name still if the change that was to take it failed.
+    if (!has_name(image)) forget(image);
+  } catch (const Error& error) {
+    options_.log->warn("image {}: unlinked, not freed before the next mount: {}", image.id(),
+                       error.what());
+  }
+}
+
+void Store::forget(Image& image) {
+  const std::shared_ptr<Image> keep = find(image.id());
+  if (keep == nullptr) return;
+  {
+    Catalog::Change change(*catalog_);
+    change.remove_image(image.id(), image.layer_id());
+    change.commit();
+  }
+  names_.lock()->by_id.erase(image.id());
+  remove_files(image);
+}
+
+bool Store::has_name(const Image& image) {
+  auto names = names_.lock();
+  const auto found = names->by_id.find(image.id());
+  return found != names->by_id.end() && !found->second.name.empty();
+}
+
+void Store::remove_files(Image& image) {
+  try {
+    image.remove_files();
+  } catch (const Error& error) {
+    // The image is gone all the same; the next opening of the store tries again.
+    options_.log->warn("image {}: removed, but its space is not given back: {}", image.id(),
+                       error.what());
+  }
+}
+
+void Store::rename(std::string_view from, std::string_view to, Rename how) {
+  check_name(to);
+  const std::lock_guard lock(change_mutex_);
+  const std::shared_ptr<Image> source = find(from);
+  if (source == nullptr) throw Error(ENOENT, "image " + printable(from));
+  const std::shared_ptr<Image> target = find(to);
+  if (how == Rename::exchange && target == nullptr) throw Error(ENOENT, "image " + printable(to));
+  if (how == Rename::no_replace && target != nullptr) throw Error(EEXIST, "image " + printable(to));
+  if (source == target) return;
+
+  const bool exchange = how == Rename::exchange;
+  const bool replaced = target != nullptr && !exchange;
+  const bool idle = replaced && target->unlink();
+  try {
+    Catalog::Change change(*catalog_);
+    // Names are unique at every step: the target loses its own first.
+    if (target != nullptr) change.set_name(target->id(), std::nullopt);
+    change.set_name(source->id(), std::string(to));
+    if (exchange) change.set_name(target->id(), std::string(from));
+    if (idle) change.remove_image(target->id(), target->layer_id());
+    change.commit();
+  } catch (...) {
+    if (replaced) target->cancel_unlink();
+    throw;
+  }
+  {
+    auto names = names_.lock();
+    names->by_name.erase(std::string(from));
+    names->by_name[std::string(to)] = source->id();
+    names->by_id.at(source->id()).name = to;
+    if (exchange) {
+      names->by_name[std::string(from)] = target->id();
+      names->by_id.at(target->id()).name = from;
+    } else if (idle) {
+      names->by_id.erase(target->id());
+    } else if (replaced) {
+      names->by_id.at(target->id()).name.clear();
+    }
+  }
+  if (idle) remove_files(*target);
+}
+
+}  // namespace cowfs
