@@ -1,0 +1,372 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <map>
+
+#include "store/store.h"
+#include "tests/store/support.h"
+
+namespace cowfs::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class StoreOpenTest : public StoreFixture {
+ protected:
+  StoreOpenTest() { make_base(pattern(1, 50'000)); }
+
+  /// A store with one image that has a CoW file, closed.
+  void make_store() {
+    open();
+    {
+      const auto image = use("a");
+      write(*image, 0, filled(10, 1));
+    }
+    ASSERT_TRUE(store_->close());
+    crash();
+  }
+  Error refusal() {
+    return error_of([&] { open(); });
+  }
+  Error refusal(const Store::Options& options) {
+    return error_of([&] { const Store store(options); });
+  }
+  static bool says(const Error& error, const std::string& text) {
+    return std::string(error.what()).find(text) != std::string::npos;
+  }
+  /// Everything in the store, to see that a refusal changed nothing.
+  std::map<std::string, Bytes> snapshot() const {
+    std::map<std::string, Bytes> files;
+    for (const auto& entry : fs::recursive_directory_iterator(store_path())) {
+      const std::string name = entry.path().filename();
+      if (entry.is_regular_file() && name != "lock" && !name.ends_with("-shm") &&
+          !(name.ends_with("-wal") && entry.file_size() == 0)) {
+        files[entry.path()] = read_file(entry.path());
+      }
+    }
+    return files;
+  }
+};
+
+TEST_F(StoreOpenTest, WithoutCreateThereHasToBeOne) {
+  Store::Options wanted = options();
+  wanted.create = false;
+  EXPECT_EQ(refusal(wanted).code(), ENOENT);
+  EXPECT_FALSE(fs::exists(store_path()));
+  fs::create_directory(store_path());
+  EXPECT_EQ(refusal(wanted).code(), ENOENT);
+  EXPECT_TRUE(names_in(store_path()).empty());
+}
+
+TEST_F(StoreOpenTest, BaseIsFoundThroughTheCatalog) {
+  make_store();
+  Store::Options wanted = options();
+  wanted.base_path.clear();
+  wanted.create = false;
+  const Store store(wanted);
+  EXPECT_EQ(store.base().path(), base_path());
+}
+
+TEST_F(StoreOpenTest, FileInPlaceOfTheStoreIsRefused) {
+  write_file(store_path(), pattern(1, 10));
+  EXPECT_EQ(refusal().code(), ENOTDIR);
+}
+
+TEST_F(StoreOpenTest, DirectoryWithOtherThingsIsRefused) {
+  fs::create_directory(store_path());
+  write_file(store_path() + "/letter.txt", pattern(1, 10));
+  EXPECT_EQ(refusal().code(), ENOTEMPTY);
+  EXPECT_EQ(names_in(store_path()), std::vector<std::string>{"letter.txt"});
+}
+
+TEST_F(StoreOpenTest, MissingBaseIsNamed) {
+  remove_file(base_path());
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), ENOENT);
+  EXPECT_TRUE(says(error, base_path()));
+  EXPECT_FALSE(fs::exists(store_path()));
+}
+
+TEST_F(StoreOpenTest, BadChunkSizeMakesNoStore) {
+  for (const uint32_t size : {0U, 512U, 5000U, 4U << 20}) {
+    chunk_size_ = size;
+    EXPECT_EQ(refusal().code(), EINVAL) << size;
+    EXPECT_FALSE(fs::exists(catalog_path())) << size;
+  }
+}
+
+TEST_F(StoreOpenTest, UnknownPolicyMakesNoStore) {
+  Store::Options wanted = options();
+  wanted.policy = "dense";
+  EXPECT_EQ(refusal(wanted).code(), EINVAL);
+  EXPECT_FALSE(fs::exists(store_path()));
+}
+
+TEST_F(StoreOpenTest, OtherChunkSizeOrPolicyIsRefused) {
+  make_store();
+  chunk_size_ = 65536;
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), EINVAL);
+  EXPECT_TRUE(says(error, "4096"));
+  chunk_size_ = std::nullopt;
+  EXPECT_NO_THROW(open());
+}
+
+TEST_F(StoreOpenTest, MakingThatWasCutShortIsDoneAgain) {
+  fs::create_directories(store_path() + "/layers");
+  write_file(store_path() + "/lock", {});
+  { Database database(catalog_path(), Database::Mode::create); }
+  EXPECT_NO_THROW(open());
+  EXPECT_EQ(store_->image_count(), 0U);
+}
+
+TEST_F(StoreOpenTest, EmptyCatalogOverCowFilesIsDamageAndNothingIsRemoved) {
+  make_store();
+  ASSERT_EQ(::truncate(catalog_path().c_str(), 0), 0);
+  const auto before = snapshot();
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_EQ(snapshot(), before);
+}
+
+TEST_F(StoreOpenTest, MissingCatalogOverCowFilesIsDamageAndNothingIsRemoved) {
+  make_store();
+  remove_file(catalog_path());
+  const auto before = snapshot();
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_EQ(snapshot(), before);
+}
+
+TEST_F(StoreOpenTest, TruncatedCatalogIsDamage) {
+  make_store();
+  for (const off_t size : {20'000, 8192, 5000, 4096, 100}) {
+    ASSERT_EQ(::truncate(catalog_path().c_str(), size), 0);
+    const auto before = snapshot();
+    const int code = refusal().code();
+    EXPECT_TRUE(code == EUCLEAN || code == EINVAL) << size << " " << code;
+    EXPECT_EQ(snapshot().size(), before.size());
+    EXPECT_EQ(snapshot().at(store_path() + "/layers/1.cow"),
+              before.at(store_path() + "/layers/1.cow"));
+  }
+}
+
+TEST_F(StoreOpenTest, CatalogThatIsNoDatabaseIsRefused) {
+  make_store();
+  write_file(catalog_path(), pattern(9, 30'000));
+  const auto before = snapshot();
+  EXPECT_EQ(refusal().code(), EINVAL);
+  EXPECT_EQ(snapshot(), before);
+}
+
+TEST_F(StoreOpenTest, OtherProgramsDatabaseIsRefusedAndNotChanged) {
+  fs::create_directory(store_path());
+  {
+    Database database(catalog_path(), Database::Mode::create);
+    database.execute("CREATE TABLE t (n); PRAGMA journal_mode = DELETE");
+  }
+  const auto before = snapshot();
+  EXPECT_EQ(refusal().code(), EINVAL);
+  EXPECT_EQ(snapshot(), before);
+}
+
+TEST_F(StoreOpenTest, MissingCowFileIsNamed) {
+  make_store();
+  remove_file(store_path() + "/layers/1.cow");
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), EUCLEAN);
+  EXPECT_TRUE(says(error, "layers/1.cow"));
+}
+
+TEST_F(StoreOpenTest, MissingLayersFolderIsAnError) {
+  make_store();
+  fs::remove_all(store_path() + "/layers");
+  EXPECT_EQ(refusal().code(), ENOENT);
+}
+
+TEST_F(StoreOpenTest, CowFileThatIsALinkIsNotFollowed) {
+  make_store();
+  const std::string victim = directory_ / "victim";
+  write_file(victim, filled(100, 5));
+  remove_file(store_path() + "/layers/1.cow");
+  ASSERT_EQ(::symlink(victim.c_str(), (store_path() + "/layers/1.cow").c_str()), 0);
+  open();
+  EXPECT_EQ(error_of([&] { use("a"); }).code(), ELOOP);
+  EXPECT_EQ(read_file(victim), filled(100, 5));
+}
+
+TEST_F(StoreOpenTest, ShortCowFileIsAnErrorAndNoZeros) {
+  make_store();
+  ASSERT_EQ(::truncate((store_path() + "/layers/1.cow").c_str(), 100), 0);
+  open();
+  const auto image = use("a");
+  EXPECT_EQ(error_of([&] { content(*image, 0, 4096); }).code(), EIO);
+  EXPECT_EQ(content(*image, 4096, 4096),
+            Bytes(base_content_.begin() + 4096, base_content_.begin() + 8192));
+}
+
+TEST_F(StoreOpenTest, LeftOverCowFilesAreRemovedAndOtherFilesAreNot) {
+  make_store();
+  for (const char* name : {"77.cow", "077.cow", "x.cow", "77.cow.bak", "-1.cow", ".cow"}) {
+    write_file(store_path() + "/layers/" + name, pattern(1, 10));
+  }
+  open();
+  EXPECT_EQ(
+      names_in(store_path() + "/layers"),
+      (std::vector<std::string>{"-1.cow", ".cow", "077.cow", "1.cow", "77.cow.bak", "x.cow"}));
+}
+
+TEST_F(StoreOpenTest, LeftOverFileOfALayerWithoutARowIsEmptiedBeforeUse) {
+  open();
+  { use("a"); }
+  crash();
+  // A crash came between the making of the file and the commit that names it.
+  write_file(store_path() + "/layers/1.cow", filled(100'000, 0xee));
+  open();
+  const auto image = use("a");
+  EXPECT_EQ(content(*image), base_content_);
+  write(*image, 10'000, filled(1, 1));
+  EXPECT_EQ(content(*image, 0, 10'000),
+            Bytes(base_content_.begin(), base_content_.begin() + 10'000));
+  EXPECT_EQ(image->own_bytes(), 4096U);
+}
+
+TEST_F(StoreOpenTest, NewerFormatIsRefusedAndNotChanged) {
+  make_store();
+  run_sql(catalog_path(), "PRAGMA user_version = 2");
+  const auto before = snapshot();
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), EPROTONOSUPPORT);
+  EXPECT_TRUE(says(error, "version 2"));
+  EXPECT_EQ(error_of([&] { summarize_store(store_path()); }).code(), EPROTONOSUPPORT);
+  EXPECT_EQ(snapshot(), before);
+}
+
+TEST_F(StoreOpenTest, OlderFormatIsUpgradedAfterACopyWasKept) {
+  make_store();
+  static constexpr std::array kSteps{Migration{.from = 1, .sql = "CREATE TABLE note (text TEXT)"}};
+  Schema next = current_schema();
+  next.version = 2;
+  next.migrations = kSteps;
+  Store::Options wanted = options();
+  wanted.schema = &next;
+  {
+    Store store(wanted);
+    EXPECT_EQ(store.facts().format_version, 2);
+    EXPECT_EQ(content(*store.find("a")->use(), 0, 10), filled(10, 1));
+  }
+  EXPECT_TRUE(fs::exists(catalog_path() + ".v1"));
+  EXPECT_EQ(refusal().code(), EPROTONOSUPPORT);  // the program of before
+  fs::rename(catalog_path() + ".v1", catalog_path());
+  open();
+  EXPECT_EQ(content(*use("a"), 0, 10), filled(10, 1));
+}
+
+TEST_F(StoreOpenTest, ChangedBaseIsRefusedAndCanBeAccepted) {
+  make_store();
+  make_base(pattern(2, 50'000));
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), ESTALE);
+  EXPECT_TRUE(says(error, "--accept-changed-base"));
+  Store::Options wanted = options();
+  wanted.accept_changed_base = true;
+  { const Store store(wanted); }
+  open();  // it is recorded now
+  EXPECT_EQ(content(*use("a"), 4096, 4096),
+            Bytes(base_content_.begin() + 4096, base_content_.begin() + 8192));
+}
+
+TEST_F(StoreOpenTest, ShorterBaseThatWasAcceptedReadsAsZerosBehindItsEnd) {
+  make_store();
+  make_base(pattern(2, 10'000));
+  Store::Options wanted = options();
+  wanted.accept_changed_base = true;
+  Store store(wanted);
+  const auto image = store.find("a")->use();
+  EXPECT_EQ(image->size(), 50'000U);
+  EXPECT_EQ(content(*image, 10'000, 40'000), filled(40'000, 0));
+}
+
+TEST_F(StoreOpenTest, OtherBaseIsRefused) {
+  make_store();
+  write_file(directory_ / "other.img", pattern(3, 50'000));
+  Store::Options wanted = options();
+  wanted.base_path = directory_ / "other.img";
+  EXPECT_EQ(refusal(wanted).code(), ESTALE);
+}
+
+TEST_F(StoreOpenTest, MovedBaseIsRecorded) {
+  make_store();
+  fs::rename(base_path(), directory_ / "moved.img");
+  Store::Options wanted = options();
+  wanted.base_path = directory_ / "moved.img";
+  { const Store store(wanted); }
+  EXPECT_EQ(summarize_store(store_path()).facts.base_path, directory_ / "moved.img");
+}
+
+TEST_F(StoreOpenTest, StoreThatIsMountedElsewhereIsRefusedAndItsHolderNamed) {
+  Store::Options first = options();
+  first.mount = "/proc";  // a mount point that is one
+  const Store store(first);
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), EBUSY);
+  EXPECT_TRUE(says(error, std::to_string(::getpid())));
+  EXPECT_TRUE(says(error, "/proc"));
+}
+
+TEST_F(StoreOpenTest, StoreBehindALinkIsTheSameStore) {
+  make_store();
+  fs::create_directory_symlink(directory_.path(), directory_ / "link");
+  Store::Options wanted = options();
+  wanted.directory = directory_ / "link/base.img.cowfs";
+  Store store(wanted);
+  EXPECT_EQ(content(*store.find("a")->use(), 0, 10), filled(10, 1));
+}
+
+TEST_F(StoreOpenTest, ReadOnlyFileSystemIsRefused) {
+  make_store();
+  const std::string point = directory_ / "read-only";
+  fs::create_directory(point);
+  if (::mount(directory_.path().c_str(), point.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+    GTEST_SKIP() << "no right to mount: " << error_text(errno);
+  }
+  const bool mounted =
+      ::mount(nullptr, point.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
+  Store::Options wanted = options();
+  wanted.directory = point + "/base.img.cowfs";
+  const Error error = refusal(wanted);
+  ::umount2(point.c_str(), MNT_DETACH);
+  EXPECT_TRUE(mounted);
+  EXPECT_EQ(error.code(), EROFS);
+}
+
+struct Hostile {
+  const char* name;
+  const char* sql;
+};
+
+class HostileStoreTest : public StoreOpenTest, public ::testing::WithParamInterface<Hostile> {};
+
+TEST_P(HostileStoreTest, IsRefusedAndNothingIsRemoved) {
+  make_store();
+  run_sql(catalog_path(), GetParam().sql);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_TRUE(fs::exists(store_path() + "/layers/1.cow"));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Each, HostileStoreTest,
+    ::testing::Values(
+        Hostile{"ImageWithoutLayer", "PRAGMA foreign_keys = OFF; DELETE FROM layer"},
+        Hostile{"TwoImagesOnOneLayer",
+                "INSERT INTO image SELECT 9, 'twin', layer, size, mode, uid, gid, atime_ns, "
+                "mtime_ns, ctime_ns, btime_ns FROM image"},
+        Hostile{"NameWithSlash", "UPDATE image SET name = 'a/b'"}),
+    [](const auto& hostile) { return std::string(hostile.param.name); });
+
+}  // namespace
+}  // namespace cowfs::test

@@ -1,0 +1,165 @@
+#include "tests/store/support.h"
+
+#include <fcntl.h>
+#include <spdlog/sinks/null_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <random>
+
+#include "store/catalog.h"
+#include "store/chunk_map.h"
+#include "store/db.h"
+
+namespace cowfs::test {
+
+namespace fs = std::filesystem;
+
+TempDir::TempDir() {
+  // Memory by default: thousands of syncs take their time on a disk.
+  const char* chosen = std::getenv("COWFS_TEST_DIRECTORY");
+  const std::string parent = chosen != nullptr              ? chosen
+                             : fs::is_directory("/dev/shm") ? "/dev/shm"
+                                                            : fs::temp_directory_path();
+  std::string name = parent + "/cowfs-test-XXXXXX";
+  if (::mkdtemp(name.data()) == nullptr) throw Error(errno, name);
+  path_ = name;
+}
+
+TempDir::~TempDir() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+std::shared_ptr<spdlog::logger> test_log() {
+  if (std::getenv("COWFS_LOG") != nullptr) {
+    return std::make_shared<spdlog::logger>("test",
+                                            std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  }
+  return std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::null_sink_mt>());
+}
+
+Bytes pattern(uint64_t seed, size_t size) {
+  Bytes bytes(size);
+  uint64_t state = (seed + 1) * 0x9e3779b97f4a7c15;
+  for (size_t i = 0; i < size; i += 8) {
+    state ^= state << 13U;
+    state ^= state >> 7U;
+    state ^= state << 17U;
+    std::memcpy(bytes.data() + i, &state, std::min<size_t>(8, size - i));
+  }
+  return bytes;
+}
+
+Bytes filled(size_t size, int value) { return Bytes(size, static_cast<std::byte>(value)); }
+
+void write_file(const std::string& path, std::span<const std::byte> content) {
+  const File file(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+  file.write(content, 0);
+}
+
+Bytes read_file(const std::string& path) {
+  const File file(path, O_RDONLY);
+  Bytes bytes(static_cast<size_t>(file.size()));
+  file.read_exactly(bytes, 0);
+  return bytes;
+}
+
+uint64_t allocated(const std::string& path) {
+  return static_cast<uint64_t>(File(path, O_RDONLY).status().st_blocks) * 512;
+}
+
+std::vector<std::string> names_in(const std::string& directory) {
+  std::vector<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory)) {
+    names.push_back(entry.path().filename());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+FaultHook Faults::hook() {
+  return
+      [this](const std::string& path, FileOperation operation, uint64_t offset, uint64_t length) {
+        std::shared_ptr<const Handler> handler;
+        {
+          const std::lock_guard lock(mutex_);
+          handler = handler_;
+        }
+        return handler != nullptr && *handler ? (*handler)(path, operation, offset, length) : 0;
+      };
+}
+
+void Faults::set(Handler handler) {
+  auto next = std::make_shared<const Handler>(std::move(handler));
+  const std::lock_guard lock(mutex_);
+  handler_ = std::move(next);
+}
+
+Store::Options StoreFixture::options() {
+  Store::Options options;
+  options.directory = store_path();
+  options.base_path = base_path();
+  options.chunk_size = chunk_size_;
+  options.create = true;
+  options.log = test_log();
+  options.fault_hook = faults_.hook();
+  return options;
+}
+
+Store& StoreFixture::open() {
+  store_ = std::make_unique<Store>(options());
+  return *store_;
+}
+
+Image::Use StoreFixture::use(const std::string& name, bool empty) {
+  std::shared_ptr<Image> image = store_->find(name);
+  if (image == nullptr) {
+    Store::NewImage wanted;
+    wanted.name = name;
+    wanted.empty = empty;
+    image = store_->create(wanted);
+  }
+  return image->use();
+}
+
+Bytes content(Image& image) { return content(image, 0, static_cast<size_t>(image.size())); }
+
+Bytes content(Image& image, uint64_t offset, size_t length) {
+  Bytes bytes(length);
+  bytes.resize(image.read(bytes, offset));
+  return bytes;
+}
+
+void write(Image& image, uint64_t offset, const Bytes& bytes) { image.write(bytes, offset); }
+
+std::string map_on_disk(const std::string& catalog_path, uint64_t layer, uint64_t count) {
+  std::string text(count, '.');
+  Catalog catalog(catalog_path, Database::Mode::read_only);
+  catalog.load_pages(layer, 0, count / kChunksPerPage + 1, [&](uint64_t page, const MapBits& bits) {
+    for (uint64_t i = 0; i < kChunksPerPage; ++i) {
+      const uint64_t chunk = page * kChunksPerPage + i;
+      if (chunk >= count) break;
+      const uint64_t state = (bits[i / 32] >> (2 * (i % 32))) & 3;
+      text[chunk] = ".pz?"[state];
+    }
+  });
+  return text;
+}
+
+void run_sql(const std::string& catalog_path, const std::string& sql) {
+  Database(catalog_path, Database::Mode::read_write).execute(sql);
+}
+
+uint64_t random_seed() {
+  const char* text = std::getenv("COWFS_SEED");
+  if (text != nullptr) return std::strtoull(text, nullptr, 0);
+  return std::random_device()();
+}
+
+}  // namespace cowfs::test
