@@ -27,7 +27,7 @@ struct stat status_of(Image& image, const Presentation& presentation) {
   status.st_ino = image.id();
   const mode_t mode = presentation.umask ? 0666U & ~*presentation.umask : attributes.mode;
   status.st_mode = S_IFREG | mode;
-  status.st_nlink = 1;
+  status.st_nlink = image.unlinked() ? 0 : 1;
   status.st_uid = presentation.uid.value_or(attributes.uid);
   status.st_gid = presentation.gid.value_or(attributes.gid);
   status.st_size = static_cast<off_t>(image.size());

@@ -123,6 +123,14 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
   config.store.mount = config.mount_point;
   config.store.log = config.log;
   Store store(config.store);
+  // A mount that fails leaves nothing behind.
+  struct Unmake {
+    Store& store;
+    bool armed = true;
+    ~Unmake() {
+      if (armed) store.unmake_if_new();
+    }
+  } unmake{store};
   const Descriptor ended(::eventfd(0, EFD_CLOEXEC), "eventfd");
   {
     FileSystem fs(store, config);
@@ -142,6 +150,7 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
     }
     config.log->info("mounted: {}: base {}, store {}, {} images", config.mount_point,
                      store.facts().base_path, store.facts().directory, store.image_count());
+    unmake.armed = false;
     ready();
     serve_signals(config, signals, ended.fd(), root.st_dev);
     store.announce_ending();

@@ -88,6 +88,7 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
 
 bool Catalog::exists(const std::string& path) {
   if (::access(path.c_str(), F_OK) != 0) return false;
+  require_sound_header(path);
   Database database(path, Database::Mode::read_only);
   if (is_blank(database)) return false;
   require_catalog(database);
@@ -219,6 +220,12 @@ void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
 
 Catalog::Change::Change(Catalog& catalog)
     : catalog_(catalog), lock_(catalog.mutex_), transaction_(catalog.database_) {}
+
+void Catalog::Change::commit() {
+  constexpr int kLongLog = 2000;
+  transaction_.commit();
+  if (catalog_.database_.log_pages() > kLongLog && catalog_.log_is_long_) catalog_.log_is_long_();
+}
 
 void Catalog::Change::set_base(const BaseRow& base) {
   Statement update = catalog_.database_.prepare(

@@ -78,6 +78,10 @@ class Catalog {
   /// Whether opening it upgraded it.
   [[nodiscard]] bool upgraded() const { return upgraded_; }
 
+  /// Calls `action` after each commit that leaves the write-ahead log long: a checkpoint is due.
+  /// From the committing thread, with the catalog locked. Set before there are others.
+  void when_log_is_long(std::function<void()> action) { log_is_long_ = std::move(action); }
+
   [[nodiscard]] StoreRow store();
   [[nodiscard]] BaseRow base();
   /// EUCLEAN if they hold what this program never writes (I10).
@@ -109,7 +113,7 @@ class Catalog {
     void remove_pages_from(uint64_t layer, uint64_t page);
 
     /// Durable when it returns.
-    void commit() { transaction_.commit(); }
+    void commit();
 
    private:
     Catalog& catalog_;
@@ -124,6 +128,7 @@ class Catalog {
   std::mutex mutex_;
   Database database_;
   bool upgraded_ = false;
+  std::function<void()> log_is_long_;
   // Of the flush path, prepared once.
   std::optional<Statement> put_page_;
   std::optional<Statement> remove_page_;

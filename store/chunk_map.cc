@@ -23,6 +23,22 @@ uint64_t mask(uint64_t first, uint64_t count) {
 
 }  // namespace
 
+bool keep_below(PageCopy& copy, uint64_t end) {
+  const uint64_t first = copy.page * kChunksPerPage;
+  uint64_t keep = end > first ? end - first : 0;
+  bool changed = false;
+  for (uint64_t& word : copy.bits) {
+    const uint64_t kept = std::min(keep, kChunksPerWord);
+    const uint64_t bits = kept == 0 ? 0 : word & mask(0, kept);
+    changed = changed || bits != word;
+    word = bits;
+    keep -= kept;
+  }
+  return changed;
+}
+
+constinit ChunkMap::Leaf ChunkMap::empty_leaf_{};
+
 ChunkMap::ChunkMap(MapArena& arena, uint64_t layer, Load load)
     : arena_(arena), layer_(layer), load_(std::move(load)) {}
 
@@ -33,58 +49,71 @@ void ChunkMap::for_each_leaf(const Visit& visit) {
     if (node == nullptr) continue;
     for (size_t n = 0; n < node->size(); ++n) {
       Leaf* leaf = (*node)[n].load(std::memory_order_acquire);
-      if (leaf != nullptr) visit(*leaf, ((r << kNodeBits) + n) << kLeafBits);
+      if (leaf != nullptr && leaf != &empty_leaf_)
+        visit(*leaf, ((r << kNodeBits) + n) << kLeafBits);
     }
   }
 }
 
 ChunkMap::~ChunkMap() {
   for_each_leaf([this](Leaf& leaf, uint64_t) {
-    for (std::atomic<uint32_t>& entry : leaf) {
-      if (const uint32_t slot = entry.load(); slot != 0) arena_.release(slot);
-    }
+    release_pages(leaf);
     delete &leaf;
   });
   for (std::atomic<Node*>& node : root_) delete node.load();
 }
 
-ChunkMap::Leaf& ChunkMap::leaf(uint64_t page) {
+std::atomic<ChunkMap::Leaf*>* ChunkMap::entry_of_leaf(uint64_t page) const {
   const uint64_t index = page >> kLeafBits;
-  const Node* node = root_[index >> kNodeBits].load(std::memory_order_acquire);
-  if (node != nullptr) {
-    Leaf* leaf = (*node)[index & ((1U << kNodeBits) - 1)].load(std::memory_order_acquire);
-    if (leaf != nullptr) return *leaf;
-  }
-  return load_leaf(page);
+  Node* node = root_[index >> kNodeBits].load(std::memory_order_acquire);
+  return node == nullptr ? nullptr : &(*node)[index & ((1U << kNodeBits) - 1)];
 }
 
-ChunkMap::Leaf& ChunkMap::load_leaf(uint64_t page) {
+ChunkMap::Leaf& ChunkMap::leaf(uint64_t page, bool for_change) {
+  if (const std::atomic<Leaf*>* entry = entry_of_leaf(page); entry != nullptr) {
+    Leaf* leaf = entry->load(std::memory_order_acquire);
+    if (leaf != nullptr && (!for_change || leaf != &empty_leaf_)) return *leaf;
+  }
+  return load_leaf(page, for_change);
+}
+
+ChunkMap::Leaf& ChunkMap::load_leaf(uint64_t page, bool for_change) {
   const std::lock_guard lock(load_mutex_);
   const uint64_t index = page >> kLeafBits;
   std::atomic<Node*>& node_entry = root_[index >> kNodeBits];
   if (node_entry.load() == nullptr) {
     node_entry.store(new Node{}, std::memory_order_release);
   }
-  std::atomic<Leaf*>& entry = (*node_entry.load())[index & ((1U << kNodeBits) - 1)];
-  if (Leaf* leaf = entry.load(); leaf != nullptr) return *leaf;  // somebody else was faster
+  std::atomic<Leaf*>& entry = *entry_of_leaf(page);
+  Leaf* const old = entry.load();
+  if (old != nullptr && (!for_change || old != &empty_leaf_)) return *old;  // somebody was faster
 
-  auto leaf = std::make_unique<Leaf>();
-  try {
-    load_(index << kLeafBits, uint64_t{1} << kLeafBits,
-          [this, &leaf](uint64_t number, const MapBits& bits) {
-            const uint32_t slot = arena_.allocate(layer_, number);
-            (*leaf)[number & ((1U << kLeafBits) - 1)].store(slot, std::memory_order_relaxed);
-            MapArena::Page& words = arena_.page(slot);
-            for (size_t i = 0; i < bits.size(); ++i) words[i].store(bits[i]);
-          });
-  } catch (...) {
-    for (std::atomic<uint32_t>& slot : *leaf) {
-      if (slot.load() != 0) arena_.release(slot.load());
+  std::unique_ptr<Leaf> leaf;
+  if (old == nullptr) {
+    try {
+      load_(index << kLeafBits, uint64_t{1} << kLeafBits,
+            [this, &leaf](uint64_t number, const MapBits& bits) {
+              if (leaf == nullptr) leaf = std::make_unique<Leaf>();
+              const uint32_t slot = arena_.allocate(layer_, number);
+              (*leaf)[number & ((1U << kLeafBits) - 1)].store(slot, std::memory_order_relaxed);
+              MapArena::Page& words = arena_.page(slot);
+              for (size_t i = 0; i < bits.size(); ++i) words[i].store(bits[i]);
+            });
+    } catch (...) {
+      if (leaf != nullptr) release_pages(*leaf);
+      throw;
     }
-    throw;
   }
-  entry.store(leaf.get(), std::memory_order_release);
-  return *leaf.release();
+  if (leaf == nullptr && for_change) leaf = std::make_unique<Leaf>();
+  Leaf* const loaded = leaf == nullptr ? &empty_leaf_ : leaf.release();
+  entry.store(loaded, std::memory_order_release);
+  return *loaded;
+}
+
+void ChunkMap::release_pages(Leaf& leaf) {
+  for (std::atomic<uint32_t>& entry : leaf) {
+    if (const uint32_t slot = entry.load(); slot != 0) arena_.release(slot);
+  }
 }
 
 std::pair<ChunkState, uint64_t> ChunkMap::run(uint64_t chunk, uint64_t limit) {
@@ -128,7 +157,7 @@ std::pair<ChunkState, uint64_t> ChunkMap::run(uint64_t chunk, uint64_t limit) {
 }
 
 uint32_t ChunkMap::slot_for_change(uint64_t page) {
-  std::atomic<uint32_t>& entry = leaf(page)[page & ((1U << kLeafBits) - 1)];
+  std::atomic<uint32_t>& entry = leaf(page, true)[page & ((1U << kLeafBits) - 1)];
   uint32_t slot = entry.load(std::memory_order_acquire);
   if (slot != 0) return slot;
   const uint32_t fresh = arena_.allocate(layer_, page);
@@ -175,7 +204,7 @@ PageCopy ChunkMap::copy(uint64_t page) {
   return copy;
 }
 
-std::vector<PageCopy> ChunkMap::take_dirty() {
+std::vector<PageCopy> ChunkMap::take_dirty(uint64_t end) {
   std::vector<uint64_t> pages;
   {
     const std::lock_guard lock(dirty_mutex_);
@@ -186,7 +215,9 @@ std::vector<PageCopy> ChunkMap::take_dirty() {
   for (const uint64_t page : pages) {
     const uint32_t slot = leaf(page)[page & ((1U << kLeafBits) - 1)].load();
     arena_.header(slot).dirty.store(0);
-    copies.push_back(copy(page));
+    PageCopy page_copy = copy(page);
+    if (end < (page + 1) * kChunksPerPage && keep_below(page_copy, end)) mark_dirty(page, slot);
+    copies.push_back(page_copy);
   }
   std::sort(copies.begin(), copies.end(),
             [](const PageCopy& a, const PageCopy& b) { return a.page < b.page; });

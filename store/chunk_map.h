@@ -26,6 +26,9 @@ struct PageCopy {
   MapBits bits;
 };
 
+/// Makes the copy's chunks from `end` on absent; whether that changed something.
+bool keep_below(PageCopy& copy, uint64_t end);
+
 /// The chunk map of one layer in memory: two bits a chunk, in pages of 2048 chunks that are loaded
 /// from the catalog in groups of 1024 when first asked for, and allocated when first written.
 ///
@@ -54,8 +57,9 @@ class ChunkMap {
   void set(uint64_t first, uint64_t count, ChunkState state);
 
   /// Copies the dirty pages and clears their marks, each mark before its page is read: a change
-  /// that the copy misses leaves the mark set.
-  [[nodiscard]] std::vector<PageCopy> take_dirty();
+  /// that the copy misses leaves the mark set. What is said of chunks from `end` on is left out,
+  /// and stays marked.
+  [[nodiscard]] std::vector<PageCopy> take_dirty(uint64_t end = kMaxChunks);
   [[nodiscard]] PageCopy copy(uint64_t page);
   [[nodiscard]] bool dirty();
 
@@ -70,9 +74,14 @@ class ChunkMap {
   using Leaf = std::array<std::atomic<uint32_t>, 1U << kLeafBits>;
   using Node = std::array<std::atomic<Leaf*>, 1U << kNodeBits>;
 
-  /// The leaf that holds `page`, loaded if need be.
-  Leaf& leaf(uint64_t page);
-  Leaf& load_leaf(uint64_t page);
+  /// Stands for every leaf of which the catalog has nothing, until something in it changes.
+  static Leaf empty_leaf_;
+
+  [[nodiscard]] std::atomic<Leaf*>* entry_of_leaf(uint64_t page) const;
+  /// The leaf that holds `page`, loaded if need be; to be changed only if it is `for_change`.
+  Leaf& leaf(uint64_t page, bool for_change = false);
+  Leaf& load_leaf(uint64_t page, bool for_change);
+  void release_pages(Leaf& leaf);
   uint32_t slot_for_change(uint64_t page);
   void mark_dirty(uint64_t page, uint32_t slot);
   template <typename Visit>

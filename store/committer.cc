@@ -1,7 +1,6 @@
 #include "store/committer.h"
 
 #include <chrono>
-#include <optional>
 
 #include "store/db.h"
 #include "store/error.h"
@@ -15,38 +14,51 @@ constexpr unsigned kCheckpointRounds = 15;
 
 }  // namespace
 
-Committer::Committer(std::string catalog_path, ListImages list, spdlog::logger& log)
-    : catalog_path_(std::move(catalog_path)),
-      list_(std::move(list)),
-      log_(log),
-      thread_([this] { run(); }) {}
+Committer::Committer(Catalog& catalog, ListImages list, spdlog::logger& log)
+    : catalog_(catalog), list_(std::move(list)), log_(log), thread_([this] { run(); }) {
+  catalog_.when_log_is_long([this] {
+    {
+      const std::lock_guard lock(mutex_);
+      checkpoint_due_ = true;
+    }
+    wake_.notify_all();
+  });
+}
 
 Committer::~Committer() {
+  catalog_.when_log_is_long({});
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  stop_.notify_all();
+  wake_.notify_all();
   thread_.join();
 }
 
 void Committer::run() {
-  // A connection of its own: a checkpoint syncs, and commits go on meanwhile.
-  std::optional<Database> checkpointer;
   unsigned round = 0;
   std::unique_lock lock(mutex_);
-  while (!stop_.wait_for(lock, kInterval, [this] { return stopping_; })) {
+  while (true) {
+    const bool woken =
+        wake_.wait_for(lock, kInterval, [this] { return stopping_ || checkpoint_due_; });
+    if (stopping_) return;
+    checkpoint_due_ = false;
     lock.unlock();
-    commit_all();
-    if (++round % kCheckpointRounds == 0) {
-      try {
-        if (!checkpointer) checkpointer.emplace(catalog_path_, Database::Mode::read_write);
-        checkpointer->checkpoint();
-      } catch (const Error& error) {
-        log_.warn("checkpoint: {}", error.what());
-      }
+    if (!woken) {
+      commit_all();
+      ++round;
     }
+    if (woken || round % kCheckpointRounds == 0) checkpoint();
     lock.lock();
+  }
+}
+
+void Committer::checkpoint() {
+  try {
+    // A connection of its own: a checkpoint syncs, and commits go on meanwhile.
+    Database(catalog_.path(), Database::Mode::read_write).checkpoint();
+  } catch (const Error& error) {
+    log_.warn("checkpoint: {}", error.what());
   }
 }
 

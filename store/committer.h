@@ -21,7 +21,7 @@ class Committer {
  public:
   using ListImages = std::function<std::vector<std::shared_ptr<Image>>()>;
 
-  Committer(std::string catalog_path, ListImages list, spdlog::logger& log);
+  Committer(Catalog& catalog, ListImages list, spdlog::logger& log);
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
   /// Ends the thread; the last round may be missing.
@@ -30,13 +30,15 @@ class Committer {
  private:
   void run();
   void commit_all();
+  void checkpoint();
 
-  const std::string catalog_path_;
+  Catalog& catalog_;
   const ListImages list_;
   spdlog::logger& log_;
   std::mutex mutex_;
-  std::condition_variable stop_;
+  std::condition_variable wake_;
   bool stopping_ = false;
+  bool checkpoint_due_ = false;
   std::thread thread_;  // last: starts when all else is there
 };
 

@@ -175,8 +175,15 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
   if (pragma("synchronous") != 2) {
     throw Error::with_message(EOPNOTSUPP, path_ + ": SQLite refuses synchronous=FULL");
   }
-  // Checkpoints sync the whole file: they are made off the flush path, by checkpoint().
-  execute("PRAGMA wal_autocheckpoint = 0");
+  // Checkpoints sync the whole file: they are made off the flush path, by checkpoint(). A hook of
+  // our own takes the place of the automatic ones.
+  sqlite3_wal_hook(
+      database,
+      [](void* pages, sqlite3*, const char*, int now) {
+        *static_cast<int*>(pages) = now;
+        return SQLITE_OK;
+      },
+      &log_pages_);
 }
 
 void Database::execute(const std::string& sql) {

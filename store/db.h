@@ -65,6 +65,9 @@ class Database {
   /// The integer that `PRAGMA name` answers.
   [[nodiscard]] int64_t pragma(const std::string& name);
 
+  /// Pages in the write-ahead log as this connection's last commit left it.
+  [[nodiscard]] int log_pages() const { return log_pages_; }
+
   /// Moves what it can of the write-ahead log into the file without making writers wait; returns
   /// the pages that the log holds still.
   int64_t checkpoint();
@@ -77,6 +80,7 @@ class Database {
     void operator()(sqlite3* database) const noexcept;
   };
   std::string path_;
+  int log_pages_ = 0;  // before the connection, which writes to it
   std::unique_ptr<sqlite3, Close> database_;
 };
 

@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,6 +40,12 @@ size_t total(std::span<const iovec> buffers) {
 
 int vector_count(std::span<const iovec> buffers) {
   return static_cast<int>(std::min<size_t>(buffers.size(), IOV_MAX));
+}
+
+/// Whether the file is nowhere but in memory: there is nothing to fetch then.
+bool in_memory(int fd) {
+  struct statfs host {};
+  return ::fstatfs(fd, &host) == 0 && (host.f_type == TMPFS_MAGIC || host.f_type == RAMFS_MAGIC);
 }
 
 }  // namespace
@@ -84,6 +92,21 @@ size_t File::read(std::span<std::byte> buffer, uint64_t offset) const {
       throw Error(errno, "read " + path_ + " at " + std::to_string(offset + done));
     }
     if (count == 0) break;
+    done += static_cast<size_t>(count);
+  }
+  return done;
+}
+
+size_t File::read_cached(std::span<std::byte> buffer, uint64_t offset) const {
+  check(FileOperation::read, offset, buffer.size(), "read");
+  size_t done = 0;
+  while (done < buffer.size()) {
+    const iovec rest{buffer.data() + done, buffer.size() - done};
+    const ssize_t count = ::preadv2(fd_, &rest, 1, to_off(offset + done), RWF_NOWAIT);
+    if (count < 0 && errno == EOPNOTSUPP && in_memory(fd_)) {
+      return done + read(buffer.subspan(done), offset + done);
+    }
+    if (count <= 0) break;
     done += static_cast<size_t>(count);
   }
   return done;

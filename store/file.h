@@ -37,6 +37,9 @@ class File {
 
   /// Bytes read, less than the size of `buffer` only at the end of the file.
   size_t read(std::span<std::byte> buffer, uint64_t offset) const;
+  /// As read, of what is in the host's page cache; stops at the first byte that would have to be
+  /// fetched, and never waits. 0 where the host cannot tell.
+  [[nodiscard]] size_t read_cached(std::span<std::byte> buffer, uint64_t offset) const;
   /// EIO if the file ends before `buffer` is full: never makes up zeros.
   void read_exactly(std::span<std::byte> buffer, uint64_t offset) const;
   /// As read_exactly, into several buffers (changed by the call) with one preadv(2) if possible.

@@ -247,6 +247,17 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
   if (end > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
   if (end > size()) zero_tail(size());
   uint64_t at = offset;
+  // What was written shows, also if the rest fails: behind the size it would lie in wait for a
+  // growth.
+  struct Raise {
+    Image& image;
+    const uint64_t start;
+    const uint64_t& written;
+    ~Raise() {
+      if (written > start) image.raise_size(written);
+    }
+  };
+  const Raise raise{*this, offset, at};
   while (at < end) {
     const Run run = layer_->find(at, end - at);
     const std::span data =
@@ -257,17 +268,21 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
       at += run.length;
       continue;
     }
+    const Shared shared = share_written(run, data, at);
+    if (shared.done) {
+      at += shared.length;
+      continue;
+    }
     const ChunkRange range{context_.chunk.chunk_of(at),
-                           context_.chunk.chunk_of(at + run.length - 1) + 1};
+                           context_.chunk.chunk_of(at + shared.length - 1) + 1};
     const RangeLock::Guard guard = chunks_.try_lock(range);
     if (!guard) return range;
     // What was not present may be by now.
-    const Run now = layer_->find(at, run.length);
+    const Run now = layer_->find(at, shared.length);
     if (now.state == ChunkState::present) continue;
     write_new(data.first(static_cast<size_t>(now.length)), at);
     at += now.length;
   }
-  if (end > size()) raise_size(end);
   return std::nullopt;
 }
 

@@ -148,6 +148,7 @@ class Image : public std::enable_shared_from_this<Image> {
   /// Marks it as unlinked: the last release frees it. True if nobody has it in use now: then it is
   /// the caller's to free, and cannot be acquired any more.
   [[nodiscard]] bool unlink();
+  [[nodiscard]] bool unlinked() { return usage_.lock()->unlinked; }
   /// Takes the mark back, after a failure to record it.
   void cancel_unlink();
   /// Whether a background commit is worth a look: it has been in use since it was last closed.
@@ -184,8 +185,19 @@ class Image : public std::enable_shared_from_this<Image> {
   // image_copy.cc
   uint64_t copy_piece(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
   uint64_t copy_data(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
-  bool share_with_base(const Image& source, uint64_t offset, uint64_t length);
   bool clone_present(const Run& run, uint64_t offset, const std::function<bool()>& intact);
+
+  // image_share.cc
+  enum class Wait { yes, no };
+  /// Of written data: `length` bytes at its front are shared with the base now, or are to be
+  /// written.
+  struct Shared {
+    bool done;
+    uint64_t length;
+  };
+  bool share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length, Wait wait);
+  bool same_as_base(std::span<const std::byte> data, uint64_t offset) const;
+  Shared share_written(const Run& run, std::span<const std::byte> data, uint64_t offset);
 
   // image_commit.cc
   void commit(bool with_times);

@@ -82,7 +82,7 @@ void Image::commit(bool with_times) {
         const std::lock_guard shape_lock(shape_mutex_);
         limit = layer_->parent_limit();
         size = this->size();
-        changes = layer_->prepare();
+        changes = layer_->prepare(size);
       }
       layer_->sync_data();
       const bool due = !changes->empty() || size != committed_size_ || limit != committed_limit_;

@@ -73,7 +73,10 @@ class Layer {
   /// Whether data was written since the last `sync_data`.
   [[nodiscard]] virtual bool unsynced() = 0;
 
-  [[nodiscard]] virtual std::unique_ptr<Changes> prepare() = 0;
+  /// Of an image that ends at `size`: what is said of chunks behind it, by writes that have not
+  /// raised the size yet, is left for the next time. A crash would leave chunks there that a later
+  /// growth brings to light.
+  [[nodiscard]] virtual std::unique_ptr<Changes> prepare(uint64_t size) = 0;
   /// As prepare, for a layer that is to end at `size` (chunks that begin at or behind it become
   /// absent with this commit); after the commit call `cut`. Nobody changes chunks behind `size`
   /// meanwhile.

@@ -34,8 +34,11 @@ struct SparseChanges : Layer::Changes {
   std::vector<PageCopy> pages;
   FreedRanges freed;
   std::optional<uint64_t> remove_pages_from;
+  bool names_file = false;  // the catalog does not know of the file yet
 
-  [[nodiscard]] bool empty() const override { return pages.empty() && !remove_pages_from; }
+  [[nodiscard]] bool empty() const override {
+    return pages.empty() && !remove_pages_from && !names_file;
+  }
 };
 
 const SparseChanges& sparse(const Layer::Changes& changes) {
@@ -109,6 +112,7 @@ class SparseLayer final : public Layer {
 
   void reserve(uint64_t offset, uint64_t length) override {
     place(offset, length).file->allocate(offset, length);
+    note_write();
   }
 
   void note_write() override {
@@ -117,25 +121,23 @@ class SparseLayer final : public Layer {
   }
 
   bool dirty() override {
-    if (map_->dirty()) return true;
+    if (map_->dirty() || has_unnamed_file()) return true;
     const std::lock_guard lock(mutex_);
     return !freed_.empty();
   }
 
   bool unsynced() override { return data_dirty_.load(); }
 
-  std::unique_ptr<Changes> prepare() override { return take_changes(); }
+  std::unique_ptr<Changes> prepare(uint64_t size) override { return take_changes(size); }
 
   std::unique_ptr<Changes> prepare_cut(uint64_t size) override {
-    auto changes = take_changes();
+    auto changes = take_changes(kMaxImageSize);
     const uint64_t first_gone = chunk_.chunk_of(chunk_.up(size));
     const uint64_t boundary = first_gone / kChunksPerPage;
     std::erase_if(changes->pages, [&](const PageCopy& copy) { return copy.page >= boundary; });
     if (first_gone % kChunksPerPage != 0) {
       PageCopy kept = map_->copy(boundary);
-      for (uint64_t i = first_gone % kChunksPerPage; i < kChunksPerPage; ++i) {
-        kept.bits[i / 32] &= ~(uint64_t{3} << (2 * (i % 32)));
-      }
+      keep_below(kept, first_gone);
       changes->pages.push_back(kept);
     }
     changes->remove_pages_from = (first_gone + kChunksPerPage - 1) / kChunksPerPage;
@@ -203,16 +205,20 @@ class SparseLayer final : public Layer {
   void remove_files() override { remove_file(cow_path(), hook_); }
 
  private:
-  std::unique_ptr<SparseChanges> take_changes() {
+  std::unique_ptr<SparseChanges> take_changes(uint64_t size) {
     auto changes = std::make_unique<SparseChanges>();
     {
       const std::lock_guard lock(mutex_);
       changes->freed = freed_.ranges();
       freeing_ = std::exchange(freed_, {});
     }
-    changes->pages = map_->take_dirty();
+    changes->pages = map_->take_dirty(chunk_.chunk_of(chunk_.up(size)));
+    changes->names_file = has_unnamed_file();
     return changes;
   }
+
+  /// Made, by a write or a reservation, and to be named by the next commit.
+  bool has_unnamed_file() const { return !has_file_ && file_ != nullptr; }
 
   /// Whether the chunk at `offset` was freed by what is not committed yet, and how many bytes on
   /// the answer is the same.
@@ -241,7 +247,7 @@ class SparseLayer final : public Layer {
   const std::string directory_;
 
   // Of the committing thread:
-  bool has_file_;                 // the catalog's row says so
+  std::atomic<bool> has_file_;    // the catalog's row says so; changed by who commits
   bool file_is_durable_ = false;  // and its directory's entry; of a file that was made here
 
   std::unique_ptr<ChunkMap> map_;

@@ -3,8 +3,11 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 #include "store/error.h"
@@ -71,7 +74,43 @@ void require_not_newer(int64_t version, Database& database, const Schema& schema
   }
 }
 
+/// Big-endian.
+uint32_t number_at(std::span<const std::byte> bytes, size_t offset) {
+  uint32_t value = 0;
+  for (size_t i = 0; i < 4; ++i) value = value << 8U | std::to_integer<uint32_t>(bytes[offset + i]);
+  return value;
+}
+
 }  // namespace
+
+// https://www.sqlite.org/fileformat2.html, "The Database Header"
+void require_sound_header(const std::string& path) {
+  constexpr std::string_view kMagic("SQLite format 3\0", 16);
+  constexpr size_t kPageSize = 16;
+  constexpr size_t kPages = 28;
+  constexpr size_t kSchemaCookie = 40;
+  constexpr size_t kApplication = 68;
+  const File file(path, O_RDONLY | O_NOFOLLOW);
+  std::array<std::byte, 100> header{};
+  const size_t size = file.read(header, 0);
+  if (size == 0) return;
+  if (size < header.size() || std::memcmp(header.data(), kMagic.data(), kMagic.size()) != 0) {
+    throw Error::with_message(EINVAL, path + ": is not a SQLite file");
+  }
+  const bool blank = number_at(header, kSchemaCookie) == 0;
+  if (!blank && number_at(header, kApplication) != kApplicationId) {
+    throw Error::with_message(EINVAL, path + ": not a cowfs catalog");
+  }
+  // What a log holds still may be missing in the file.
+  std::error_code error;
+  const auto log = std::filesystem::file_size(path + "-wal", error);
+  if (!error && log > 0) return;
+  const uint64_t raw_page = number_at(header, kPageSize) >> 16U;
+  const uint64_t page = raw_page == 1 ? 65536 : raw_page;
+  if (file.size() < page * number_at(header, kPages)) {
+    throw Error::with_message(EUCLEAN, path + ": damaged: it was cut short");
+  }
+}
 
 const Schema& current_schema() {
   static const Schema schema{.version = 1, .ddl = kDdl, .migrations = {}};

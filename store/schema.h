@@ -29,6 +29,11 @@ constexpr int kApplicationId = 0x636f7766;
 /// Makes the tables in a blank database; the caller has a Transaction open.
 void create_schema(Database& database, const Schema& schema);
 
+/// Looks at the file's first bytes without SQLite, which leaves files beside what it opens. Throws
+/// EINVAL if `path` is another program's database or none at all, EUCLEAN if it was cut short. An
+/// empty file passes, and one that is_blank.
+void require_sound_header(const std::string& path);
+
 /// Whether the database holds nothing yet, as one whose making was cut short.
 bool is_blank(Database& database);
 

@@ -168,7 +168,7 @@ Store::Store(Options options) : options_(std::move(options)) {
   check_base();
   load();
   committer_ = std::make_unique<Committer>(
-      catalog_->path(),
+      *catalog_,
       [this] {
         std::vector<std::shared_ptr<Image>> images;
         auto names = names_.lock();
@@ -179,6 +179,17 @@ Store::Store(Options options) : options_(std::move(options)) {
 }
 
 Store::~Store() = default;
+
+void Store::unmake_if_new() {
+  if (!made_here_ || image_count() > 0) return;
+  committer_.reset();
+  catalog_.reset();
+  std::error_code ignored;
+  for (const char* name : {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock"}) {
+    fs::remove(facts_.directory + "/" + name, ignored);
+  }
+  fs::remove(facts_.directory, ignored);
+}
 
 void Store::make(const Schema& schema) {
   if (base_ == nullptr) {
@@ -200,6 +211,7 @@ void Store::make(const Schema& schema) {
   }
   lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
   if (Catalog::exists(catalog_path(directory))) return;  // somebody else has made it meanwhile
+  made_here_ = true;
   if (::mkdir(layers_path(directory).c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error(errno, "make " + layers_path(directory));
   }
@@ -228,7 +240,8 @@ void Store::check_base() {
   }
   const BaseVerdict verdict = judge_base(*base_, recorded, options_.accept_changed_base);
   if (verdict.kind == BaseVerdict::Kind::refused) {
-    throw Error::with_message(ESTALE, "base " + base_->path() + ": " + verdict.reason);
+    throw Error::with_message(ESTALE, "base " + base_->path() + ": " + verdict.reason + " (store " +
+                                          facts_.directory + ", made for " + recorded.path + ")");
   }
   const bool moved = verdict.row.path != recorded.path;
   if (verdict.kind == BaseVerdict::Kind::same_content) {

@@ -64,6 +64,10 @@ class Store {
   /// logged then. Nothing may be in use any more.
   bool close();
 
+  /// Removes the store again if this object made it and it holds no image: for who then fails to
+  /// mount it. Only the destructor may be called afterwards.
+  void unmake_if_new();
+
   /// Tells those who wait for the store that it is about to be given up.
   void announce_ending();
 
@@ -133,6 +137,7 @@ class Store {
   std::optional<Image::Context> image_context_;
   std::optional<LayerContext> layer_context_;
   const Policy* policy_ = nullptr;
+  bool made_here_ = false;
 
   // One change of names at a time. Before names_ and the catalog, which are not held together.
   std::mutex change_mutex_;
