@@ -1,0 +1,38 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace cowfs {
+
+/// What follows the command's name on the command line.
+using Arguments = std::vector<std::string>;
+
+/// What `run` of a command returns, and the program with it.
+enum ExitStatus : int { kDone = 0, kFailed = 1, kUsage = 2 };
+
+struct Command {
+  const char* name;
+  const char* summary;  ///< for `cowfs --help`
+  /// Throws Error, or UsageError where the command line makes no sense; nothing was done then.
+  int (*run)(const Arguments& arguments);
+};
+
+/// A command line that cannot be understood: exit status 2.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+int run_mount(const Arguments& arguments);
+int run_umount(const Arguments& arguments);
+int run_sync(const Arguments& arguments);
+int run_create(const Arguments& arguments);
+int run_ls(const Arguments& arguments);
+int run_info(const Arguments& arguments);
+int run_rm(const Arguments& arguments);
+int run_mv(const Arguments& arguments);
+int run_resize(const Arguments& arguments);
+
+}  // namespace cowfs

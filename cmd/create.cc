@@ -1,0 +1,117 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "cmd/command.h"
+#include "cmd/command_line.h"
+#include "cmd/owner.h"
+#include "cmd/sizes.h"
+#include "cmd/target.h"
+#include "store/chunk_size.h"
+#include "store/error.h"
+#include "store/names.h"
+
+namespace cowfs {
+namespace {
+
+constexpr HelpTexts kHelp{
+    .command = "create",
+    .usage = "[OPTION]... IMAGE...",
+    .what =
+        "Makes images of the base, at once and at any size: their content is the base's, and "
+        "zeros\n"
+        "behind its end. An IMAGE is a path in a mount; with --store, a name.",
+    .examples =
+        "  cowfs create /mnt/vms/dom1.img\n"
+        "  cowfs create --size 20G --owner libvirt-qemu --mode 0600 /mnt/vms/dom2.img\n"
+        "  cowfs create --store /srv/base.img.cowfs dom3.img\n"};
+
+struct Wishes {
+  std::optional<uint64_t> size;
+  std::optional<Owner> owner;
+  std::optional<mode_t> mode;
+};
+
+void require(int result, const std::string& what) {
+  if (result != 0) throw Error(errno, what);
+}
+
+void create_in_mount(const ImagePath& image, const Wishes& wishes) {
+  const char* path = image.path.c_str();
+  // With mknod(2) an image of the base is born, and never over one that is there.
+  require(::mknod(path, S_IFREG | wishes.mode.value_or(0666), 0), image.path);
+  try {
+    if (wishes.size) {
+      require(::truncate(path, static_cast<off_t>(*wishes.size)), "set the size of " + image.path);
+    }
+    if (wishes.owner) {
+      const gid_t group = wishes.owner->gid.value_or(static_cast<gid_t>(-1));
+      require(::lchown(path, wishes.owner->uid, group), "set the owner of " + image.path);
+    }
+    if (wishes.mode) require(::chmod(path, *wishes.mode), "set the mode of " + image.path);
+  } catch (const Error&) {
+    ::unlink(path);
+    throw;
+  }
+}
+
+void create_in_store(const std::string& directory, const Arguments& names, const Wishes& wishes) {
+  const std::unique_ptr<Store> store = open_store(directory, "create");
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  for (const std::string& name : names) {
+    Store::NewImage image;
+    image.name = name;
+    image.size = wishes.size;
+    image.mode = wishes.mode.value_or(0666 & ~mask);
+    image.uid = wishes.owner ? wishes.owner->uid : ::geteuid();
+    image.gid = wishes.owner && wishes.owner->gid ? *wishes.owner->gid : ::getegid();
+    store->create(image);
+  }
+  close_store(*store);
+}
+
+Wishes parse_wishes(const std::optional<std::string>& size, const std::optional<std::string>& owner,
+                    const std::optional<std::string>& mode) {
+  Wishes wishes;
+  if (size) wishes.size = parse_size(*size);
+  if (wishes.size.value_or(0) > kMaxImageSize) {
+    throw Error::with_message(EFBIG, "size " + *size + ": 1P is the most");
+  }
+  if (owner) wishes.owner = parse_owner(*owner);
+  if (mode) wishes.mode = parse_mode(*mode);
+  return wishes;
+}
+
+}  // namespace
+
+int run_create(const Arguments& arguments) {
+  Arguments images;
+  std::optional<std::string> size;
+  std::optional<std::string> owner;
+  std::optional<std::string> mode;
+  std::optional<std::string> store;
+  CommandLine line(kHelp);
+  line.arguments("IMAGE", images, "the new images")->required();
+  line.option("--size", size, "SIZE",
+              "virtual size: bytes, or with K, M, G, T; default: the base's");
+  line.option("--owner", owner, "USER[:GROUP]", "owner, by name or number; default: you");
+  line.option("--mode", mode, "MODE", "permission bits in octal; default: 0666 less your umask");
+  line.option("--store", store, "DIR", "make them in this store, which is not mounted");
+  if (!line.parse(arguments)) return kDone;
+
+  const Wishes wishes = parse_wishes(size, owner, mode);
+  if (store) {
+    for (const std::string& name : images) check_name(name);
+    create_in_store(*store, images, wishes);
+    return kDone;
+  }
+  // Unfit names are found before the first image is made.
+  std::vector<ImagePath> paths;
+  for (const std::string& image : images) paths.push_back(image_in_mount(image));
+  for (const ImagePath& path : paths) create_in_mount(path, wishes);
+  return kDone;
+}
+
+}  // namespace cowfs

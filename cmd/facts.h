@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cmd/target.h"
+#include "fs/users.h"
+
+namespace cowfs {
+
+/// Keys in the order in which they are put in.
+using Json = nlohmann::ordered_json;
+
+/// What `ls` and `info` tell of an image.
+struct ImageFacts {
+  std::string name;
+  uint64_t size = 0;
+  uint64_t own_bytes = 0;
+  uint64_t inode = 0;
+  uint32_t mode = 0;  ///< permission bits
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  int64_t modified_ns = 0;
+  int64_t changed_ns = 0;
+  std::optional<int64_t> created_ns;    ///< none where the caller may not read the image
+  std::optional<std::string> cow_file;  ///< likewise, and none before the first write
+  std::vector<User> users;
+};
+
+/// ENOENT if it is not there (any more). `users` are those of the mount.
+ImageFacts image_facts(const MountEntry& mount, const std::string& name, const Users& users);
+/// Of an image with a name.
+ImageFacts image_facts(const std::string& store, const ImageRow& row);
+/// The rows that have a name, in the order of listings.
+std::vector<ImageRow> named_images(const StoreSummary& summary);
+
+/// The keys that `ls` and `info` have in common.
+Json to_json(const ImageFacts& facts);
+
+/// Of a mount, by its server; see fs/control.h.
+nlohmann::json mount_facts(const MountEntry& mount);
+
+/// Prints with a newline; text that is no UTF-8 is replaced.
+void print_json(const Json& json);
+
+}  // namespace cowfs

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "store/host_fs.h"
+
+namespace cowfs {
+
+/// Flushes every image of a mount (fsync(2)), all that can be, and returns what failed: "image
+/// dom1.img: Input/output error". Shows its progress on a terminal when it takes long. Error if the
+/// images cannot be listed or the server has died.
+std::vector<std::string> flush_images(const MountEntry& mount);
+
+/// "A; B; C", of what failed; the first few if there are many.
+std::string join_failures(const std::vector<std::string>& failures);
+
+}  // namespace cowfs

@@ -1,0 +1,243 @@
+#include <fmt/format.h>
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "cmd/command.h"
+#include "cmd/command_line.h"
+#include "cmd/facts.h"
+#include "cmd/sizes.h"
+#include "cmd/table.h"
+#include "cmd/target.h"
+#include "store/error.h"
+#include "store/names.h"
+
+namespace cowfs {
+namespace {
+
+constexpr HelpTexts kHelp{
+    .command = "info",
+    .usage = "[OPTION]... PATH...",
+    .what =
+        "Shows the facts of images, mounts and stores: base, chunk size, policy, space left, "
+        "format\n"
+        "version, and of an image who uses it and its CoW file. A PATH is an image in a mount, a\n"
+        "mount point, or the directory of a store; with --store, it is the name of an image.",
+    .examples =
+        "  cowfs info /mnt/vms\n"
+        "  cowfs info /mnt/vms/dom1.img\n"
+        "  cowfs info --json /srv/base.img.cowfs\n"
+        "  cowfs info --store /srv/base.img.cowfs dom1.img\n"};
+
+struct StoreText {
+  std::string base;
+  uint32_t chunk_size;
+  std::string policy;
+};
+
+Json image_json(const ImageFacts& facts, const StoreText& store) {
+  Json json{{"kind", "image"}};
+  json.update(to_json(facts));
+  const Json users = json["users"];
+  json.erase("users");  // they come last
+  json["cow_file"] = facts.cow_file ? Json(*facts.cow_file) : Json();
+  json["base"] = store.base;
+  json["chunk_size"] = store.chunk_size;
+  json["policy"] = store.policy;
+  json["users"] = users;
+  return json;
+}
+
+Json image_in_mount_json(const MountEntry& mount, const std::string& name) {
+  const nlohmann::json facts = mount_facts(mount);
+  return image_json(image_facts(mount, name, users_of_mount(mount.device)),
+                    {.base = facts.at("base"),
+                     .chunk_size = facts.at("chunk_size"),
+                     .policy = facts.at("policy")});
+}
+
+Json mount_json(const MountEntry& mount) {
+  const nlohmann::json facts = mount_facts(mount);
+  Json json{{"kind", "mount"}};
+  for (const char* key :
+       {"mount", "base", "base_size", "store", "chunk_size", "policy", "format_version", "images",
+        "own_bytes", "free_bytes", "total_bytes", "cache", "read_only", "server_pid", "version"}) {
+    json[key] = facts.at(key);
+  }
+  return json;
+}
+
+Json store_json(const std::string& directory) {
+  const StoreSummary summary = read_store(directory, true);
+  const StoreFacts& facts = summary.facts;
+  uint64_t own_bytes = 0;
+  const std::vector<ImageRow> rows = named_images(summary);
+  for (const ImageRow& row : rows) own_bytes += image_facts(facts.directory, row).own_bytes;
+  const Space space = space_at(facts.directory);
+  const bool mounted = summary.holder && !summary.holder->mount.empty();
+  return {{"kind", "store"},
+          {"store", facts.directory},
+          {"base", facts.base_path},
+          {"base_size", facts.base_size},
+          {"chunk_size", facts.chunk_size},
+          {"policy", facts.policy},
+          {"format_version", facts.format_version},
+          {"images", rows.size()},
+          {"own_bytes", own_bytes},
+          {"free_bytes", space.available},
+          {"total_bytes", space.total},
+          {"mounted_on", mounted ? Json(summary.holder->mount) : Json()},
+          {"version", COWFS_VERSION}};
+}
+
+Json describe_path(const std::string& path) {
+  const std::string real = followed_path(path);
+  const std::optional<MountEntry> mount = mount_at(real);
+  if (mount && is_cowfs(*mount)) return mount_json(*mount);
+  const std::optional<MountEntry> above = mount_at(std::filesystem::path(real).parent_path());
+  if (above && is_cowfs(*above)) {
+    const ImagePath image = image_in_mount(real);
+    return image_in_mount_json(image.mount, image.name);
+  }
+  struct stat status {};
+  std::error_code error;
+  if (::stat(real.c_str(), &status) != 0) throw Error(errno, path);
+  if (S_ISDIR(status.st_mode) && std::filesystem::exists(real + "/catalog.db", error)) {
+    return store_json(real);
+  }
+  throw Error::with_message(
+      ENOTTY, path + ": is neither an image in a mount nor a mount point nor a store");
+}
+
+std::vector<Json> describe_in_store(const std::string& directory, const Arguments& names) {
+  if (names.empty()) return {store_json(directory)};
+  const StoreSummary summary = read_store(directory, false);
+  const std::vector<ImageRow> rows = named_images(summary);
+  std::vector<Json> list;
+  for (const std::string& name : names) {
+    check_name(name);
+    const auto row = std::find_if(rows.begin(), rows.end(),
+                                  [&](const ImageRow& each) { return *each.name == name; });
+    if (row == rows.end()) throw Error(ENOENT, "image " + name);
+    list.push_back(image_json(image_facts(summary.facts.directory, *row),
+                              {.base = summary.facts.base_path,
+                               .chunk_size = summary.facts.chunk_size,
+                               .policy = summary.facts.policy}));
+  }
+  return list;
+}
+
+// ---- for people --------------------------------------------------------------------------------
+
+std::string with_name(uint64_t id, const char* name) {
+  return name != nullptr ? fmt::format("{} ({})", id, name) : fmt::format("{}", id);
+}
+
+std::string owner_text(const Json& json) {
+  const auto uid = json["uid"].get<uid_t>();
+  const auto gid = json["gid"].get<gid_t>();
+  const passwd* user = ::getpwuid(uid);
+  const std::string owner = with_name(uid, user != nullptr ? user->pw_name : nullptr);
+  const group* group = ::getgrgid(gid);
+  return owner + ", group " + with_name(gid, group != nullptr ? group->gr_name : nullptr);
+}
+
+std::string users_text(const Json& users) {
+  std::string text;
+  for (const Json& user : users) {
+    if (!text.empty()) text += ", ";
+    text += user["kind"] == "loop" ? user["device"].get<std::string>()
+                                   : fmt::format("process {} ({})", user["pid"].get<pid_t>(),
+                                                 user["command"].get<std::string>());
+  }
+  return text.empty() ? "nobody" : text;
+}
+
+/// "1.5 GiB (1610612736 bytes)".
+std::string size_text(const Json& value) {
+  const auto bytes = value.get<uint64_t>();
+  return bytes < 1024 ? format_size(bytes)
+                      : fmt::format("{} ({} bytes)", format_size(bytes), bytes);
+}
+
+std::string value_text(const std::string& key, const Json& json) {
+  const Json& value = json[key];
+  if (key == "users") return users_text(value);
+  if (key == "cow_file" && value.is_null()) {
+    return json["created"].is_null() ? "unknown, since the image cannot be read"
+                                     : "none before the first write";
+  }
+  if (key == "mounted_on" && value.is_null()) return "no, it is not mounted";
+  if (key == "private_percent") {
+    const auto percent = value.get<double>();
+    return (on_terminal() ? percent_bar(percent) + " " : "") + fmt::format("{:.1f}%", percent);
+  }
+  if (value.is_null()) return "unknown";
+  if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
+  if (key == "chunk_size" || key == "size" || key.ends_with("_size") || key.ends_with("_bytes")) {
+    return size_text(value);
+  }
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+std::string title_of(std::string key) {
+  if (key == "users") return "used by";
+  if (key == "private_percent") return "private";
+  if (key == "cow_file") return "CoW file";
+  if (key.ends_with("_bytes")) key.erase(key.size() - 6);
+  std::replace(key.begin(), key.end(), '_', ' ');
+  return key;
+}
+
+void print_text(const Json& json) {
+  const auto row = [](const std::string& title, const std::string& text) {
+    fmt::print("{:<15} {}\n", title, printable(text));
+  };
+  for (const auto& item : json.items()) {
+    if (item.key() == "kind" || item.key() == "gid") continue;
+    if (item.key() == "uid") {
+      row("owner", owner_text(json));
+    } else if (item.key() == "name") {
+      row("image", item.value());
+    } else {
+      row(title_of(item.key()), value_text(item.key(), json));
+    }
+  }
+}
+
+}  // namespace
+
+int run_info(const Arguments& arguments) {
+  Arguments paths;
+  std::optional<std::string> store;
+  bool as_json = false;
+  CommandLine line(kHelp);
+  line.arguments("PATH", paths, "images, mount points, stores; with --store, names of images");
+  line.option("--store", store, "DIR", "the store of the images, or what is shown without names");
+  line.flag("--json", as_json, "print JSON; cowfs-info(1) has the keys");
+  if (!line.parse(arguments)) return kDone;
+  if (paths.empty() && !store) throw UsageError("a path is missing");
+
+  // Everything is known before anything is printed.
+  std::vector<Json> list;
+  if (store) {
+    list = describe_in_store(*store, paths);
+  } else {
+    for (const std::string& path : paths) list.push_back(describe_path(path));
+  }
+  if (as_json) {
+    print_json(list.size() == 1 ? list[0] : Json(list));
+    return kDone;
+  }
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (i > 0) fmt::print("\n");
+    print_text(list[i]);
+  }
+  return kDone;
+}
+
+}  // namespace cowfs

@@ -1,0 +1,109 @@
+#include "cmd/logging.h"
+
+#include <fcntl.h>
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/sinks/syslog_sink.h>
+#include <syslog.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <mutex>
+#include <utility>
+
+#include "cmd/command.h"
+#include "store/error.h"
+
+namespace cowfs {
+namespace {
+
+constexpr const char* kPattern = "%Y-%m-%dT%H:%M:%S.%e%z %l: %v";
+
+/// Appends to a file, each line with one write(2): nothing waits in a buffer when the process dies.
+/// Thread-safe by its base.
+class FileSink : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit FileSink(std::string path) : path_(std::move(path)), fd_(open_file()) {
+    if (fd_ < 0) throw Error(errno, "log file " + path_);
+  }
+  FileSink(const FileSink&) = delete;
+  FileSink& operator=(const FileSink&) = delete;
+  ~FileSink() override { ::close(fd_); }
+
+  /// Goes on with the old file if the new one cannot be opened.
+  void reopen() {
+    const std::lock_guard lock(mutex_);
+    const int fd = open_file();
+    if (fd < 0) return;
+    ::close(fd_);
+    fd_ = fd;
+  }
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    spdlog::memory_buf_t line;
+    formatter_->format(message, line);
+    // A log that cannot be written is no reason to stop serving.
+    [[maybe_unused]] const ssize_t written = ::write(fd_, line.data(), line.size());
+  }
+  void flush_() override {}
+
+ private:
+  int open_file() const {
+    return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
+  }
+
+  const std::string path_;
+  int fd_;
+};
+
+Log make_log(std::shared_ptr<spdlog::sinks::sink> sink, spdlog::level::level_enum level,
+             const char* pattern) {
+  auto logger = std::make_shared<spdlog::logger>("cowfs", std::move(sink));
+  logger->set_level(level);
+  logger->set_pattern(pattern);
+  return {.logger = std::move(logger), .reopen = [] {}};
+}
+
+}  // namespace
+
+spdlog::level::level_enum parse_log_level(const std::string& name) {
+  static constexpr std::array<std::pair<std::string_view, spdlog::level::level_enum>, 5> kLevels{
+      {{"trace", spdlog::level::trace},
+       {"debug", spdlog::level::debug},
+       {"info", spdlog::level::info},
+       {"warn", spdlog::level::warn},
+       {"error", spdlog::level::err}}};
+  for (const auto& [text, level] : kLevels) {
+    if (name == text) return level;
+  }
+  throw UsageError("log level " + name + ": is none of trace, debug, info, warn, error");
+}
+
+Log log_to_stderr(spdlog::level::level_enum level) {
+  return make_log(std::make_shared<spdlog::sinks::stderr_sink_mt>(), level, kPattern);
+}
+
+Log log_to_syslog(spdlog::level::level_enum level) {
+  // syslog(3) adds the time; the level is in the priority.
+  return make_log(
+      std::make_shared<spdlog::sinks::syslog_sink_mt>("cowfs", LOG_PID, LOG_DAEMON, true), level,
+      "%v");
+}
+
+Log log_to_file(const std::string& path, spdlog::level::level_enum level) {
+  auto sink = std::make_shared<FileSink>(path);
+  Log log = make_log(sink, level, kPattern);
+  log.reopen = [sink] { sink->reopen(); };
+  return log;
+}
+
+std::shared_ptr<spdlog::logger> command_logger(const std::string& command) {
+  const std::string pattern = "cowfs " + command + ": %l: %v";
+  return make_log(std::make_shared<spdlog::sinks::stderr_sink_mt>(), spdlog::level::warn,
+                  pattern.c_str())
+      .logger;
+}
+
+}  // namespace cowfs

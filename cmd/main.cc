@@ -1,0 +1,90 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <exception>
+#include <string_view>
+
+#include "cmd/command.h"
+#include "store/error.h"
+#include "store/names.h"
+
+namespace cowfs {
+namespace {
+
+constexpr std::array kCommands{
+    Command{"mount", "show a base as a directory of private, writable images", run_mount},
+    Command{"umount", "make everything durable and take a mount down", run_umount},
+    Command{"sync", "make everything that was written to a mount durable", run_sync},
+    Command{"create", "make images of the base", run_create},
+    Command{"ls", "list mounts, or images and who uses them", run_ls},
+    Command{"info", "show the facts of an image, a mount or a store", run_info},
+    Command{"rm", "remove images", run_rm},
+    Command{"mv", "rename an image", run_mv},
+    Command{"resize", "change the size of an image", run_resize},
+};
+
+void print_help() {
+  fmt::print("Usage: cowfs COMMAND [OPTION]... [ARGUMENT]...\n\n");
+  fmt::print("Copy-on-write disks for virtual machines: one shared base, an image for each.\n\n");
+  fmt::print("Commands:\n");
+  for (const Command& command : kCommands)
+    fmt::print("  {:<8} {}\n", command.name, command.summary);
+  fmt::print("\n`cowfs COMMAND --help` tells more, and cowfs(1).\n\n");
+  fmt::print(
+      "Options:\n  -h,--help   print this and exit\n  --version   print the version and exit\n");
+}
+
+/// Each error is one line, whatever names it holds.
+void complain(std::string_view command, std::string_view what) {
+  fmt::print(stderr, "cowfs{}{}: {}\n", command.empty() ? "" : " ", command, printable(what));
+}
+
+int run(const Arguments& arguments) {
+  const std::string first = arguments.empty() ? "" : arguments[0];
+  if (first == "--help" || first == "-h") {
+    print_help();
+    return kDone;
+  }
+  if (first == "--version") {
+    fmt::print("cowfs {}\n", COWFS_VERSION);
+    return kDone;
+  }
+  const auto* command = std::find_if(kCommands.begin(), kCommands.end(),
+                                     [&](const Command& each) { return first == each.name; });
+  if (command == kCommands.end()) {
+    complain("", first.empty() ? "a command is missing; `cowfs --help` lists them"
+                               : first +
+                                     ": there is no such command or option; `cowfs --help` "
+                                     "lists them");
+    return kUsage;
+  }
+  try {
+    return command->run({arguments.begin() + 1, arguments.end()});
+  } catch (const UsageError& error) {
+    complain(command->name, fmt::format("{}; see `cowfs {} --help`", error.what(), command->name));
+    return kUsage;
+  } catch (const std::exception& error) {  // Error, or what the library throws
+    complain(command->name, error.what());
+    return kFailed;
+  }
+}
+
+}  // namespace
+}  // namespace cowfs
+
+int main(int argc, char** argv) {
+  try {
+    const int status = cowfs::run({argv + 1, argv + argc});
+    // Output that did not arrive (a full disk, a closed pipe) is no success.
+    if (std::fflush(stdout) == 0) return status;
+    throw cowfs::Error(errno, "standard output");
+  } catch (const std::exception& error) {
+    std::fputs("cowfs: ", stderr);
+    std::fputs(error.what(), stderr);
+    std::fputs("\n", stderr);
+    return cowfs::kFailed;
+  }
+}

@@ -1,0 +1,198 @@
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+
+#include "cmd/command.h"
+#include "cmd/command_line.h"
+#include "cmd/daemon.h"
+#include "cmd/logging.h"
+#include "cmd/mount_options.h"
+#include "cmd/sizes.h"
+#include "cmd/target.h"
+#include "fs/server.h"
+#include "store/error.h"
+#include "store/names.h"
+#include "store/policy.h"
+
+namespace cowfs {
+namespace {
+
+constexpr HelpTexts kHelp{
+    .command = "mount",
+    .usage = "[OPTION]... BASE DIR",
+    .what =
+        "Shows the raw disk image or block device BASE as the directory DIR, in which every "
+        "regular\n"
+        "file is a private, writable image of it. What is written goes to the store, which is made "
+        "at\n"
+        "first use. Returns when the file system is usable. BASE must not change any more.",
+    .examples =
+        "  cowfs mount /srv/base.img /mnt/vms\n"
+        "  cowfs mount --store /srv/golden.cowfs --chunk-size 64K /dev/vg/golden /mnt/vms\n"
+        "  cowfs mount -o ro,uid=1000 --foreground /srv/base.img /mnt/vms\n"};
+
+struct Line {
+  std::string base;
+  std::string directory;
+  std::optional<std::string> store;
+  std::optional<std::string> chunk_size;
+  std::optional<std::string> policy;
+  std::optional<std::string> log_file;
+  std::string log_level = "info";
+  Arguments options;
+  bool accept_changed_base = false;
+  bool foreground = false;
+};
+
+bool parse_line(const Arguments& arguments, Line& values) {
+  CommandLine line(kHelp);
+  line.argument("BASE", values.base, "the base: a raw disk image or a block device");
+  line.argument("DIR", values.directory, "the mount point, a directory");
+  line.option("--store", values.store, "DIR", "where changes are kept; default: BASE.cowfs");
+  line.option("--chunk-size", values.chunk_size, "SIZE",
+              "of a new store: a power of two from 4K to 2M; default: 4K");
+  line.option("--policy", values.policy, "NAME", "of a new store: sparse, the default");
+  line.flag("--accept-changed-base", values.accept_changed_base,
+            "go on with a base that is not what it was: images may be damaged by it");
+  line.flag("-f,--foreground", values.foreground, "stay in the foreground, log to standard error");
+  line.option("--log-file", values.log_file, "FILE", "log to FILE, which SIGHUP reopens");
+  line.option("--log-level", values.log_level, "LEVEL",
+              "trace, debug, info, warn or error; default: info");
+  line.app()
+      .add_option("-o", values.options, "mount options, separated by commas; see cowfs-mount(8)")
+      ->type_name("OPTIONS")
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  return line.parse(arguments);
+}
+
+/// The mount point's real path. Error unless it is a directory on which nothing is mounted.
+std::string check_mount_point(const std::string& path) {
+  const auto refuse = [&](int code, const std::string& why) {
+    throw Error::with_message(code, "mount point " + path + ": " + why);
+  };
+  if (const std::optional<MountEntry> entry = mount_at(absolute_path(path))) require_alive(*entry);
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) {
+    if (errno == ENOENT) refuse(ENOENT, "does not exist; make it with mkdir(1)");
+    throw Error(errno, "mount point " + path);
+  }
+  if (!S_ISDIR(status.st_mode)) refuse(ENOTDIR, "is not a directory");
+  const std::string real = std::filesystem::canonical(path);
+  if (const std::optional<MountEntry> entry = mount_at(real)) {
+    refuse(EBUSY, fmt::format("is already a mount ({} of {})", entry->type, entry->source));
+  }
+  return real;
+}
+
+bool is_inside(const std::string& path, const std::string& directory) {
+  return path == directory || path.starts_with(directory == "/" ? "/" : directory + "/");
+}
+
+/// What is below the mount point cannot be reached while it is mounted.
+void check_outside(const char* what, const std::string& path, const std::string& mount_point) {
+  std::error_code error;
+  const std::string real = std::filesystem::weakly_canonical(path, error);
+  if (is_inside(path, mount_point) || (!error && is_inside(real, mount_point))) {
+    throw Error::with_message(
+        EINVAL, fmt::format("{} {}: is inside the mount point {}", what, path, mount_point));
+  }
+}
+
+std::string store_directory(const Line& line, const std::string& base) {
+  if (line.store) return absolute_path(*line.store);
+  struct stat status {};
+  if (::stat(base.c_str(), &status) == 0 && S_ISBLK(status.st_mode)) {
+    throw Error::with_message(EINVAL,
+                              "base " + base +
+                                  ": is a block device: the store cannot be beside it, since "
+                                  "/dev does not survive a reboot; name a directory for it "
+                                  "with --store");
+  }
+  return base + ".cowfs";
+}
+
+void warn_of_memory(const std::string& store) {
+  if (std::filesystem::exists(store)) return;
+  std::error_code error;
+  const std::string parent = std::filesystem::path(store).parent_path();
+  if (!std::filesystem::is_directory(parent, error)) return;  // the store says so better
+  const HostFileSystem host = host_file_system(parent);
+  if (!host.in_memory) return;
+  fmt::print(
+      stderr,
+      "cowfs mount: warning: store {}: is made on {}, in memory: all images are gone with the "
+      "next reboot\n",
+      printable(store), host.type);
+}
+
+ServerConfig configure(const Line& line) {
+  MountOptions options = parse_mount_options(line.options, ::geteuid() == 0);
+  ServerConfig config;
+  config.mount_point = check_mount_point(line.directory);
+  const std::string base = absolute_path(line.base);
+  config.store.base_path = base;
+  config.store.directory = store_directory(line, base);
+  check_outside("base", base, config.mount_point);
+  check_outside("store", config.store.directory, config.mount_point);
+  if (is_inside(config.mount_point, config.store.directory)) {
+    throw Error::with_message(EINVAL, fmt::format("mount point {}: is inside the store {}",
+                                                  config.mount_point, config.store.directory));
+  }
+  if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
+  if (line.policy) config.store.policy = find_policy(*line.policy).name;
+  config.store.create = true;
+  config.store.accept_changed_base = line.accept_changed_base;
+  config.read_only = options.read_only;
+  config.allow_other = options.allow_other;
+  config.uid = options.uid;
+  config.gid = options.gid;
+  config.umask = options.umask;
+  config.cache = options.cache;
+  config.tune = options.tune;
+  config.tune_always = options.tune_always;
+  config.fuse_options = std::move(options.fuse);
+  return config;
+}
+
+/// Root opens it himself, for others fusermount3(1) does.
+void check_fuse_device() {
+  const char* device = "/dev/fuse";
+  const int mode = ::geteuid() == 0 ? R_OK | W_OK : F_OK;
+  if (::access(device, mode) == 0) return;
+  const std::string hint = errno == ENOENT ? "; `modprobe fuse` may help" : "";
+  throw Error::with_message(errno, std::string(device) + ": " + error_text(errno) + hint);
+}
+
+Log open_log(const Line& line, spdlog::level::level_enum level) {
+  if (line.log_file) return log_to_file(absolute_path(*line.log_file), level);
+  return line.foreground ? log_to_stderr(level) : log_to_syslog(level);
+}
+
+}  // namespace
+
+int run_mount(const Arguments& arguments) {
+  Line line;
+  if (!parse_line(arguments, line)) return kDone;
+  const spdlog::level::level_enum level = parse_log_level(line.log_level);
+  ServerConfig config = configure(line);
+  { const Base check(config.store.base_path); }  // before anything is made
+  check_fuse_device();
+  Log log = open_log(line, level);
+  config.log = log.logger;
+  config.reopen_log = log.reopen;
+  warn_of_memory(config.store.directory);
+
+  const auto serve_until_unmounted = [&](const std::function<void()>& ready) {
+    return serve(std::move(config), ready) ? kDone : kFailed;
+  };
+  if (line.foreground) return serve_until_unmounted([] {});
+  return run_in_background(serve_until_unmounted);
+}
+
+}  // namespace cowfs

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+
+namespace cowfs {
+
+struct Owner {
+  uid_t uid;
+  std::optional<gid_t> gid;
+};
+
+/// "USER" or "USER:GROUP", each a name or a number. EINVAL for who does not exist.
+Owner parse_owner(const std::string& text);
+
+/// Permission bits in octal, "0640". EINVAL for anything else.
+mode_t parse_mode(const std::string& text);
+
+}  // namespace cowfs

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fs/users.h"
+#include "store/host_fs.h"
+#include "store/store.h"
+
+namespace cowfs {
+
+/// What a command works on: mounts, and images by a path in one, or, with --store, by name.
+
+/// Absolute, symbolic links followed but for the last component, which need not exist.
+std::string absolute_path(const std::string& path);
+
+/// As absolute_path, but the last component is followed too.
+std::string followed_path(const std::string& path);
+
+bool is_cowfs(const MountEntry& entry);
+
+/// The cowfs mount at `directory`, dead or alive. Error if it is none.
+MountEntry mount_of_directory(const std::string& directory);
+
+/// Error with what to do if the server of the mount is dead. Does nothing for other mounts.
+void require_alive(const MountEntry& mount);
+
+/// Whether `code` is what a mount's dead server leaves behind.
+bool is_dead_server(int code);
+
+/// An image by its path; it need not exist.
+struct ImagePath {
+  std::string path;  ///< absolute
+  std::string name;
+  MountEntry mount;
+};
+
+/// Error if the path lies in no cowfs mount, if its server is dead, or if the name is unfit.
+ImagePath image_in_mount(const std::string& path);
+
+/// As stat(2) has it; Error if it does not exist.
+struct stat status_of(const ImagePath& image);
+
+/// The names of the images in a mount, "dom2" before "dom10".
+std::vector<std::string> image_names(const MountEntry& mount);
+/// Whether `left` comes first in listings.
+bool name_before(const std::string& left, const std::string& right);
+
+/// Error that names the users if the image is in use. `why_not` says what is refused: "is not
+/// removed" say. An image that was just closed is waited for, up to a second.
+void require_unused(const ImagePath& image, const char* why_not);
+
+/// Opens a store that is not mounted for `command`. Error that names the mount if it is.
+std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command);
+/// Makes everything durable. Error if something was lost.
+void close_store(Store& store);
+/// What the catalog says. Waits for a server that is ending; Error that names the mount if the
+/// store is mounted, unless `mounted_too`.
+StoreSummary read_store(const std::string& directory, bool mounted_too);
+
+}  // namespace cowfs
