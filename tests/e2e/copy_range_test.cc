@@ -194,10 +194,12 @@ TEST_P(Cp, OfAFreshImageCostsNothing) {
             CowfsJson({"info", MountPoint()})["chunk_size"].get<uint64_t>() + 64 * kKiB);
 }
 
+// Who reads and writes hands the kernel pages, which come to the server in requests of at most
+// 1 MiB that need not end where larger chunks do: only with chunks of a page is each chunk whole.
 INSTANTIATE_TEST_SUITE_P(
     Chunks, Cp,
-    testing::Combine(testing::Values("4K", "64K", "2M"),
-                     testing::Values("--sparse=auto", "--sparse=never")),
+    testing::Values(std::tuple("4K", "--sparse=auto"), std::tuple("4K", "--sparse=never"),
+                    std::tuple("64K", "--sparse=never"), std::tuple("2M", "--sparse=never")),
     [](const testing::TestParamInfo<std::tuple<std::string, std::string>>& way) {
       return std::get<0>(way.param) +
              (std::get<1>(way.param) == "--sparse=never" ? "_kernel" : "_plain");
