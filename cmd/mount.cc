@@ -83,7 +83,7 @@ std::string check_mount_point(const std::string& path) {
     throw Error(errno, "mount point " + path);
   }
   if (!S_ISDIR(status.st_mode)) refuse(ENOTDIR, "is not a directory");
-  const std::string real = std::filesystem::canonical(path);
+  std::string real = std::filesystem::canonical(path);
   if (const std::optional<MountEntry> entry = mount_at(real)) {
     refuse(EBUSY, fmt::format("is already a mount ({} of {})", entry->type, entry->source));
   }

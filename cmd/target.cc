@@ -67,7 +67,7 @@ std::string absolute_path(const std::string& path) {
 }
 
 std::string followed_path(const std::string& path) {
-  const std::string absolute = absolute_path(path);
+  std::string absolute = absolute_path(path);
   std::error_code error;
   if (!std::filesystem::is_symlink(absolute, error)) return absolute;
   return real_path(absolute).value_or(absolute);

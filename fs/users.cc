@@ -92,7 +92,8 @@ class Scan {
   void process(pid_t pid) {
     const std::string directory = "/proc/" + std::to_string(pid) + "/";
     for (const char* link : {"cwd", "root", "exe"}) link_of(pid, directory + link);
-    for (const std::string& fd : entries(directory + "fd")) link_of(pid, directory + "fd/" + fd);
+    const std::string descriptors = directory + "fd/";
+    for (const std::string& fd : entries(descriptors)) link_of(pid, descriptors + fd);
     mappings(pid, directory + "maps");
   }
 

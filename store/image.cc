@@ -204,7 +204,7 @@ void Image::read_interleaved(std::span<std::byte> buffer, uint64_t offset) {
   uint64_t start = 0;
   uint64_t end = 0;
   const auto submit = [&] {
-    if (!vector.empty()) file->read_vector(vector, start);
+    if (file != nullptr && !vector.empty()) file->read_vector(vector, start);
     vector.clear();
   };
   for (const Part& part : parts) {

@@ -47,6 +47,13 @@ bool will_end(const Holder& holder) {
 
 std::string lock_path(const std::string& directory) { return directory + "/lock"; }
 
+Error in_use(const std::string& directory, const Holder& holder, bool patient) {
+  return Error::with_message(
+      EBUSY, "store " + directory + ": in use by process " + std::to_string(holder.pid) +
+                 (holder.mount.empty() ? "" : ", mounted on " + holder.mount) +
+                 (patient ? "" : ", which has been ending for 30 s"));
+}
+
 }  // namespace
 
 StoreLock::StoreLock(const std::string& directory, const Holder& self)
@@ -56,11 +63,7 @@ StoreLock::StoreLock(const std::string& directory, const Holder& self)
     const Holder holder = read_holder(file_);
     const bool patient = std::chrono::steady_clock::now() < deadline;
     if (!will_end(holder) || !patient) {
-      const std::string who = "process " + std::to_string(holder.pid);
-      throw Error::with_message(EBUSY,
-                                "store " + directory + ": in use by " + who +
-                                    (holder.mount.empty() ? "" : ", mounted on " + holder.mount) +
-                                    (patient ? "" : ", which has been ending for 30 s"));
+      throw in_use(directory, holder, patient);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
