@@ -152,6 +152,7 @@ ServerConfig configure(const Line& line) {
   config.allow_other = options.allow_other;
   config.uid = options.uid;
   config.gid = options.gid;
+  config.max_read = options.max_read;
   config.umask = options.umask;
   config.cache = options.cache;
   config.tune = options.tune;

@@ -120,6 +120,8 @@ void apply(const Item& item, MountOptions& options) {
     options.tune_always = options.tune;
   } else if (name == "uid") {
     options.uid = number<uid_t>(item, 10, kLargestId, "is no user number");
+  } else if (name == "max_read") {
+    options.max_read = number<uint32_t>(item, 10, 1U << 20U, "is no size in bytes up to 1048576");
   } else if (name == "gid") {
     options.gid = number<gid_t>(item, 10, kLargestId, "is no group number");
   } else if (name == "umask") {

@@ -15,6 +15,7 @@ struct MountOptions {
   bool read_only = false;
   bool allow_other = false;
   std::optional<uid_t> uid;
+  std::optional<uint32_t> max_read;
   std::optional<gid_t> gid;
   std::optional<mode_t> umask;
   CacheMode cache = CacheMode::writeback;

@@ -31,6 +31,8 @@ void init(void* user_data, fuse_conn_info* connection) {
   want(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE, false);
   want(FUSE_CAP_HANDLE_KILLPRIV, false);  // its successor is asked for; see session.cc
   connection->max_readahead = kMaxReadAhead;
+  // libfuse wants to hear of this mount option here as well.
+  if (fs.config().max_read) connection->max_read = *fs.config().max_read;
   connection->max_background = kMaxBackground;
   connection->congestion_threshold = kMaxBackground * 3 / 4;
   connection->time_gran = 1;

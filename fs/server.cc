@@ -61,6 +61,7 @@ std::vector<std::string> mount_options(const ServerConfig& config, const Store& 
   options.emplace_back("default_permissions");
   if (config.allow_other) options.emplace_back("allow_other");
   if (config.read_only) options.emplace_back("ro");
+  if (config.max_read) options.push_back("max_read=" + std::to_string(*config.max_read));
   return options;
 }
 

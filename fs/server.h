@@ -25,6 +25,7 @@ struct ServerConfig {
   std::optional<gid_t> gid;
   std::optional<mode_t> umask;  ///< taken from 0777, or 0666 of images
   CacheMode cache = CacheMode::writeback;
+  std::optional<uint32_t> max_read;  ///< bytes of the largest read request
   bool tune = true;  ///< set the bdi where root may, and its dirty limits where that is safe
   bool tune_always = false;  ///< the dirty limits also where PR_SET_IO_FLUSHER was refused
   std::vector<std::string> fuse_options;  ///< passed on to libfuse, "nosuid" say

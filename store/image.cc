@@ -269,6 +269,7 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
       continue;
     }
     const Shared shared = share_written(run, data, at);
+    if (shared.busy) return shared.busy;
     if (shared.done) {
       at += shared.length;
       continue;

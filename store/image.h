@@ -188,14 +188,14 @@ class Image : public std::enable_shared_from_this<Image> {
   bool clone_present(const Run& run, uint64_t offset, const std::function<bool()>& intact);
 
   // image_share.cc
-  enum class Wait { yes, no };
-  /// Of written data: `length` bytes at its front are shared with the base now, or are to be
-  /// written.
+  /// What became of `length` bytes that were to be shared with the base: done, or they are to be
+  /// written, or others hold chunks that are to be waited for first.
   struct Shared {
     bool done;
     uint64_t length;
+    std::optional<ChunkRange> busy;
   };
-  bool share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length, Wait wait);
+  Shared share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length);
   bool same_as_base(std::span<const std::byte> data, uint64_t offset) const;
   Shared share_written(const Run& run, std::span<const std::byte> data, uint64_t offset);
 

@@ -58,7 +58,13 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
 
   if (run.state == ChunkState::absent && !hole && source_offset == offset) {
     const uint64_t shared = to_the_end ? run.length : whole;
-    if (shared > 0 && share_with_base(limit, offset, shared, Wait::yes)) return shared;
+    Shared result{false, shared, std::nullopt};
+    if (shared > 0) result = share_with_base(limit, offset, shared);
+    while (result.busy) {
+      static_cast<void>(chunks_.lock(*result.busy));  // waits by taking and leaving it
+      result = share_with_base(limit, offset, shared);
+    }
+    if (result.done) return shared;
   } else if (hole && (whole > 0 || to_the_end)) {
     const uint64_t zeros = to_the_end ? run.length : whole;
     extend(offset + zeros);

@@ -21,25 +21,27 @@
 namespace cowfs {
 
 // Makes [offset, offset + length) absent, so that it reads as the base up to `source_limit` and as
-// zeros beyond. The end is on a chunk border, or the end of the image is not behind it. False, and
-// nothing done, if that cannot be, or others hold the chunks and it is not to wait.
-bool Image::share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length, Wait wait) {
+// zeros beyond. The end is on a chunk border, or the end of the image is not behind it.
+Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length) {
   const ChunkSize chunk = context_.chunk;
   const uint64_t end = offset + length;
+  const Shared impossible{false, length, std::nullopt};
   const uint64_t old_limit = layer_->parent_limit();
 
   // Where this image shows the base, it must not show more of it than asked for.
-  if (old_limit > source_limit && end > source_limit) return false;
+  if (old_limit > source_limit && end > source_limit) return impossible;
 
   zero_tail(size());
   const uint64_t first = std::min(chunk.down(old_limit), offset);
   const ChunkRange range{chunk.chunk_of(first), chunk.chunk_of(chunk.up(end))};
-  const RangeLock::Guard guard = wait == Wait::yes ? chunks_.lock(range) : chunks_.try_lock(range);
-  if (!guard || layer_->parent_limit() != old_limit) return false;
+  const RangeLock::Guard guard = chunks_.try_lock(range);
+  // Another sharing may have raised the limit: then all is to be looked at again.
+  if (!guard || layer_->parent_limit() != old_limit) return {false, length, range};
   if (!chunk.aligned(end)) {
     // The rest of the last chunk is not ours: somebody may be writing there, in place if it is
     // present, and wait for us if it is not.
-    if (size() > end || layer_->find(chunk.down(end), 1).state == ChunkState::present) return false;
+    const bool taken = layer_->find(chunk.down(end), 1).state == ChunkState::present;
+    if (size() > end || taken) return impossible;
   }
   const uint64_t new_limit = std::max(old_limit, std::min(source_limit, end));
 
@@ -69,7 +71,7 @@ bool Image::share_with_base(uint64_t source_limit, uint64_t offset, uint64_t len
   raise_size(end);
   layer_->set_parent_limit(new_limit);
   layer_->take_away(offset, chunk.up(end) - offset, ChunkState::absent);
-  return true;
+  return {true, length, std::nullopt};
 }
 
 // Whether `data`, one chunk or what the base has of its last one, is what the base holds there.
@@ -93,7 +95,9 @@ Image::Shared Image::share_written(const Run& run, std::span<const std::byte> da
   const ChunkSize chunk = context_.chunk;
   const uint64_t base_size = context_.base.size();
   const bool hides_base = run.state == ChunkState::zero || offset >= layer_->parent_limit();
-  if (!hides_base || offset >= base_size || !chunk.aligned(offset)) return {false, data.size()};
+  if (!hides_base || offset >= base_size || !chunk.aligned(offset)) {
+    return {false, data.size(), std::nullopt};
+  }
 
   uint64_t length = 0;
   bool same = false;
@@ -111,8 +115,8 @@ Image::Shared Image::share_written(const Run& run, std::span<const std::byte> da
     same = now;
     length = comparable ? length + step : data.size();
   }
-  if (!same) return {false, length};
-  return {share_with_base(base_size, offset, length, Wait::no), length};
+  if (!same) return {false, length, std::nullopt};
+  return share_with_base(base_size, offset, length);
 }
 
 }  // namespace cowfs

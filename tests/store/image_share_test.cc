@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <optional>
+#include <thread>
+#include <vector>
 
 #include "store/image.h"
 #include "tests/store/support.h"
@@ -95,6 +98,31 @@ TEST_F(ImageShareTest, AfterAShrinkNothingOfTheBaseComesBackByItself) {
   EXPECT_EQ(content(*image, 0, 5000), base_part(0, 5000));
   EXPECT_EQ(content(*image, 5000, 3 * 4096 - 5000), filled(3 * 4096 - 5000, 0));
   EXPECT_EQ(content(*image, 3 * 4096, 4096), base_part(3 * 4096, 4096));
+}
+
+TEST_F(ImageShareTest, WritesThatComeTogetherAreAllShared) {
+  // As the kernel's writeback hands a copy on: several requests at once, each of which raises the
+  // limit up to which the base shows.
+  make_base(pattern(2, size_t{8} << 20));
+  store_.reset();
+  std::filesystem::remove_all(store_path());
+  open();
+  for (int round = 0; round < 5; ++round) {
+    const auto image = use("a" + std::to_string(round), true);
+    constexpr size_t kPiece = 128 << 10;
+    std::vector<std::thread> threads;
+    for (size_t first = 0; first < 4; ++first) {
+      threads.emplace_back([&, first] {
+        for (size_t at = first * kPiece; at < base_content_.size(); at += 4 * kPiece) {
+          write(*image, at, base_part(at, kPiece));
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    image->flush();
+    EXPECT_EQ(image->own_bytes(), 0U);
+    EXPECT_EQ(content(*image), base_content_);
+  }
 }
 
 // ---- the size and what lies behind it ----------------------------------------------------------
