@@ -82,6 +82,12 @@ class StoreFixture : public ::testing::Test {
  protected:
   static constexpr uint64_t kChunk = 4096;
 
+  /// The store's thread goes before what the test and classes derived from this lend to the hook.
+  void TearDown() override {
+    faults_.clear();
+    store_.reset();
+  }
+
   /// Makes the base; call it before open.
   void make_base(const Bytes& content) {
     base_content_ = content;
