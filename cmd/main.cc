@@ -1,4 +1,6 @@
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -76,6 +78,8 @@ int run(const Arguments& arguments) {
 }  // namespace cowfs
 
 int main(int argc, char** argv) {
+  // Who starts us may have closed the standard streams: nothing else is to get their numbers.
+  for (int fd = 0; fd >= 0 && fd <= STDERR_FILENO;) fd = ::open("/dev/null", O_RDWR);
   try {
     const int status = cowfs::run({argv + 1, argv + argc});
     // Output that did not arrive (a full disk, a closed pipe) is no success.

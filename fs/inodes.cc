@@ -33,6 +33,9 @@ struct stat status_of(Image& image, const Presentation& presentation) {
   status.st_size = static_cast<off_t>(image.size());
   status.st_blksize = kIoSize;
   status.st_blocks = static_cast<blkcnt_t>(image.own_bytes() / 512);
+  // Programs take a file without blocks for one hole and do not read it: tar -S would archive
+  // zeros.
+  if (status.st_blocks == 0 && image.shows_base()) status.st_blocks = 1;
   status.st_atim = to_timespec(attributes.atime_ns);
   status.st_mtim = to_timespec(attributes.mtime_ns);
   status.st_ctim = to_timespec(attributes.ctime_ns);

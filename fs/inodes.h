@@ -21,7 +21,8 @@ struct Presentation {
   std::optional<mode_t> umask;
 };
 
-/// stat(2) of an image. st_blocks is the private space that is really allocated.
+/// stat(2) of an image. st_blocks is the private space that is really allocated; at least one block
+/// if the image shows something of the base.
 struct stat status_of(Image& image, const Presentation& presentation);
 
 /// stat(2) of the mount's directory, which belongs to who mounted.

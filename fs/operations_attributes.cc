@@ -88,7 +88,9 @@ void get_space(fuse_req_t request, fuse_ino_t inode) {
     status.f_blocks = space.total / kFragment;
     status.f_bfree = space.free / kFragment;
     status.f_bavail = space.available / kFragment;
-    status.f_files = store.image_count();
+    constexpr uint64_t kFreeNumbers = uint64_t{1} << 32;  // as good as any: they do not run out
+    status.f_files = store.image_count() + kFreeNumbers;
+    status.f_ffree = status.f_favail = kFreeNumbers;
     status.f_namemax = kMaxNameBytes;
     fuse_reply_statfs(request, &status);
   });

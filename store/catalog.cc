@@ -196,6 +196,12 @@ std::vector<LayerRow> Catalog::layers() {
   return rows;
 }
 
+uint64_t Catalog::last_layer() {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'layer'");
+  return select.step() ? from_sql(select.integer(0)) : 0;
+}
+
 void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
                          const std::function<void(uint64_t, const MapBits&)>& receive) {
   const std::lock_guard lock(mutex_);

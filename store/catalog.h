@@ -87,6 +87,8 @@ class Catalog {
   /// EUCLEAN if they hold what this program never writes (I10).
   [[nodiscard]] std::vector<ImageRow> images();
   [[nodiscard]] std::vector<LayerRow> layers();
+  /// The highest number that a layer ever had, 0 if there was none.
+  [[nodiscard]] uint64_t last_layer();
   /// Calls `receive` for each page of the layer in [first, first + count).
   void load_pages(uint64_t layer, uint64_t first, uint64_t count,
                   const std::function<void(uint64_t page, const MapBits& bits)>& receive);

@@ -1,6 +1,7 @@
 #include "store/db.h"
 
 #include <sqlite3.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
@@ -46,7 +47,14 @@ int errno_of(sqlite3* database, int code) {
   const char* text = database != nullptr ? sqlite3_errmsg(database) : sqlite3_errstr(code);
   const int number = errno_of(database, code);
   std::string message = path + ": ";
-  if ((code & 0xff) == SQLITE_CANTOPEN) {
+  const bool cannot_open = (code & 0xff) == SQLITE_CANTOPEN;
+  if (cannot_open && number == ENOENT && ::access(path.c_str(), F_OK) == 0) {
+    throw Error::with_message(EROFS, path +
+                                         ": cannot be opened; SQLite needs to make files beside "
+                                         "it, also for reading: copy the store to a place that "
+                                         "can be written to");
+  }
+  if (cannot_open) {
     message += error_text(number);
   } else {
     message += text;

@@ -407,8 +407,17 @@ void Image::zero_chunks(uint64_t offset, uint64_t length) {
 void Image::reserve(uint64_t offset, uint64_t length) {
   check_not_failed();
   if (offset + length > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
-  layer_->reserve(context_.chunk.down(offset),
-                  context_.chunk.up(offset + length) - context_.chunk.down(offset));
+  const ChunkSize chunk = context_.chunk;
+  const uint64_t start = chunk.down(offset);
+  const uint64_t end = chunk.up(offset + length);
+  try {
+    layer_->reserve(start, end - start);
+  } catch (const Error&) {
+    // The host keeps what it had allocated when it ran out of space.
+    const RangeLock::Guard guard = chunks_.lock({chunk.chunk_of(start), chunk.chunk_of(end)});
+    layer_->reclaim(start, end - start);
+    throw;
+  }
 }
 
 // ---- holes --------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] uint64_t size() const { return size_.load(std::memory_order_acquire); }
   [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
   [[nodiscard]] std::string cow_path() const { return layer_->cow_path(); }
+  /// Whether some of the base may show through.
+  [[nodiscard]] bool shows_base() const { return layer_->parent_limit() > 0; }
   [[nodiscard]] Attributes attributes();
 
   // ---- data ------------------------------------------------------------------------------------
@@ -131,6 +133,11 @@ class Image : public std::enable_shared_from_this<Image> {
   void flush_all();
   /// Whether a background commit is due (I11). Call it in use, or where in_use_or_open is false.
   [[nodiscard]] bool dirty();
+
+  /// Whether there is more to commit than times.
+  [[nodiscard]] bool needs_flush();
+  /// Puts the times into a change that the caller commits, at the end, when nobody uses the image.
+  void put_times(Catalog::Change& change);
 
   /// Sets the size; atomic and durable when it returns. What a shrink took away never comes back.
   /// No write or zeroing behind the smaller size may be under way.

@@ -70,6 +70,19 @@ bool Image::dirty() {
   return times_.lock()->dirty || (in_use_or_open() && layer_->dirty());
 }
 
+bool Image::needs_flush() {
+  if (!in_use_or_open()) return false;
+  const std::lock_guard lock(commit_mutex_);
+  return layer_->dirty() || layer_->unsynced() || size() != committed_size_ ||
+         layer_->parent_limit() != committed_limit_;
+}
+
+void Image::put_times(Catalog::Change& change) {
+  auto times = times_.lock();
+  change.set_image(row_of(id_, times->attributes));
+  times->dirty = false;
+}
+
 void Image::commit(bool with_times) {
   std::unique_ptr<Layer::Changes> changes;
   {

@@ -61,8 +61,9 @@ class Layer {
   /// Makes whole chunks absent or zero. Their space is given back by a later `reclaim`.
   virtual void take_away(uint64_t offset, uint64_t length, ChunkState state) = 0;
 
-  /// Reserves space so that later writes to the range find some; content stays. EOPNOTSUPP where
-  /// that cannot be done.
+  /// Reserves space so that later writes to the range find some; content stays. ENOSPC, at once
+  /// where it is plain that there is not enough; EOPNOTSUPP where it cannot be done. After a
+  /// failure a part may be reserved.
   virtual void reserve(uint64_t offset, uint64_t length) = 0;
 
   /// Data was written into a present run in place: the next sync_data has something to do.

@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "store/error.h"
+#include "store/host_fs.h"
 #include "store/range_set.h"
 
 namespace cowfs {
@@ -111,6 +112,9 @@ class SparseLayer final : public Layer {
   }
 
   void reserve(uint64_t offset, uint64_t length) override {
+    // Asked for too much, a host file system takes all that there is before it fails.
+    if (length > space_at(directory_).free + own_bytes())
+      throw Error(ENOSPC, "allocate " + cow_path());
     place(offset, length).file->allocate(offset, length);
     note_write();
   }

@@ -80,9 +80,13 @@ std::set<uint64_t> layers_on_disk(const std::string& directory) {
   std::error_code error;
   for (fs::directory_iterator entry(layers_path(directory), error), end; !error && entry != end;
        entry.increment(error)) {
-    if (const std::optional<uint64_t> id = layer_of_file(entry->path().filename())) {
-      ids.insert(*id);
+    const std::optional<uint64_t> id = layer_of_file(entry->path().filename());
+    if (!id) continue;
+    if (entry->symlink_status(error).type() != fs::file_type::regular) {
+      throw Error::with_message(EUCLEAN, "store " + directory + ": damaged: " +
+                                             entry->path().string() + " is no regular file");
     }
+    ids.insert(*id);
   }
   if (error) throw Error(error.value(), "read " + layers_path(directory));
   return ids;
@@ -314,11 +318,21 @@ void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
               ".cow is missing, and what a machine wrote with it; put it back from a copy");
     }
   }
+  // A file is made after its layer's row is durable, so the catalog has known the number of each.
+  const uint64_t last = catalog_->last_layer();
+  if (!on_disk.empty() && *on_disk.rbegin() > last) {
+    throw Error::with_message(
+        EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
+                     std::to_string(*on_disk.rbegin()) +
+                     ".cow is newer than the catalog, which may be an old copy; put the right "
+                     "catalog.db back, or move the file elsewhere");
+  }
   // Of images that were removed: the catalog forgets first (I12).
   for (const uint64_t id : on_disk) {
-    if (!known.contains(id)) {
-      remove_file(directory + "/" + std::to_string(id) + ".cow", &options_.fault_hook);
-    }
+    if (known.contains(id)) continue;
+    const std::string path = directory + "/" + std::to_string(id) + ".cow";
+    remove_file(path, &options_.fault_hook);
+    options_.log->info("left over: {}: removed; its image was removed before", path);
   }
 }
 
@@ -334,17 +348,31 @@ bool Store::close() {
     auto names = names_.lock();
     for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
   }
+  std::vector<Image*> touched;
   for (const std::shared_ptr<Image>& image : images) {
     try {
       if (image->failed()) {
         good = false;
-      } else if (image->in_use_or_open() || image->dirty()) {
+      } else if (image->needs_flush()) {
         image->use()->flush_all();
+      } else if (image->dirty()) {
+        touched.push_back(image.get());
       }
     } catch (const Error& error) {
       options_.log->error("close: image {}: {}", image->id(), error.what());
       good = false;
     }
+  }
+  // Times alone: one commit for all.
+  try {
+    if (!touched.empty()) {
+      Catalog::Change change(*catalog_);
+      for (Image* image : touched) image->put_times(change);
+      change.commit();
+    }
+  } catch (const Error& error) {
+    options_.log->error("close: times: {}", error.what());
+    good = false;
   }
   return good;
 }

@@ -494,6 +494,17 @@ TEST_F(Ending, MountReturnsWhenTheFileSystemIsUsable) {
   }
 }
 
+TEST_F(Ending, MountReturnsAlsoWithoutStandardStreams) {
+  MakeBase(kMiB);
+  std::filesystem::create_directory(MountPoint());
+  const Undo undo = UnmountCowfsAtEnd(MountPoint());
+  Must(Shell("exec timeout 20 " + Quoted(Program()) + " mount " + Quoted(Base()) + " " +
+             Quoted(MountPoint()) + " <&- >&- 2>&-"));
+  EXPECT_TRUE(IsMountPoint(MountPoint()));
+  Touch(MountPoint() / "dom1");
+  Must(Cowfs({"umount", MountPoint()}));
+}
+
 TEST_F(Ending, TheServerKeepsNoDirectoryBusy) {
   MakeBase();
   const HostFileSystem elsewhere(Scratch(), "tmpfs", 16 * kMiB);

@@ -118,6 +118,19 @@ TEST_P(Space, PlainAllocationChangesNoByteAndGrowsTheImage) {
   EXPECT_TRUE(Holds(*mount / "dom1", expected));
 }
 
+TEST_P(Space, AllocationOfMoreThanThereIsTakesNothing) {
+  MakeBase(kMiB);
+  auto mount = MountWithChunks();
+  Touch(*mount / "dom1");
+  const uint64_t free = std::filesystem::space(Store()).available;
+  const Result result =
+      Execute({"fallocate", "-l", std::to_string(4 * free), (*mount / "dom1").string()});
+  EXPECT_NE(result.status, 0);
+  EXPECT_TRUE(Mentions(result.err, "No space left"));
+  EXPECT_EQ(StatOf(*mount / "dom1").st_size, static_cast<off_t>(kMiB));
+  EXPECT_LE(HostBytes(), 64 * kKiB);
+}
+
 TEST_P(Space, OtherKindsOfAllocationAreRefused) {
   const Bytes base = MakeBase(2 * kMiB);
   auto mount = MountWithChunks();
