@@ -1,6 +1,7 @@
 #include "fs/tuning.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sysmacros.h>
@@ -20,6 +21,7 @@
 namespace cowfs {
 namespace {
 
+constexpr int kLargeAllocation = 256 << 10;
 constexpr std::string_view kOomScore = "-900";
 constexpr std::string_view kMaxRatio = "100";
 constexpr std::string_view kStrictLimit = "0";
@@ -33,6 +35,9 @@ void put(const std::string& path, std::string_view value) {
 }  // namespace
 
 bool prepare_process(spdlog::logger& log) {
+  // What a commit copies for a moment goes back to the system; by itself glibc would come to keep
+  // it.
+  ::mallopt(M_MMAP_THRESHOLD, kLargeAllocation);
   rlimit files{};
   if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
     files.rlim_cur = files.rlim_max;

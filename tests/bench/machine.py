@@ -75,6 +75,13 @@ def flush(path):
         os.close(descriptor)
 
 
+def drop(path):
+    """Takes a file out of the page cache."""
+    with open(path, "rb", buffering=0) as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def read_all(path):
     """Brings a file into the page cache."""
     with open(path, "rb", buffering=0) as file:
