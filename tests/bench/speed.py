@@ -114,7 +114,7 @@ def measure_warm(mount, paths, figures, rounds, seconds):
         for name in ("warm", "fallthrough"):
             read_all(mount.path(name))
         for _ in range(rounds):
-            # Warm by reading, on both sides: after random writes the kernel may keep a file in smaller pages.
+            # Warm by reading, on both sides: how a file was written shows in how the kernel keeps it.
             for path in (raw, mount.path("warm")):
                 drop(path)
                 read_all(path)
