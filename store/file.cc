@@ -98,7 +98,9 @@ size_t File::read(std::span<std::byte> buffer, uint64_t offset) const {
 }
 
 size_t File::read_cached(std::span<std::byte> buffer, uint64_t offset) const {
-  check(FileOperation::read, offset, buffer.size(), "read");
+  if (hook_ != nullptr && (*hook_)(path_, FileOperation::read_cached, offset, buffer.size()) != 0) {
+    return 0;
+  }
   size_t done = 0;
   while (done < buffer.size()) {
     const iovec rest{buffer.data() + done, buffer.size() - done};

@@ -13,7 +13,18 @@
 namespace cowfs {
 
 /// What a File is about to do; see FaultHook.
-enum class FileOperation { open, read, write, sync, punch, allocate, truncate, clone, unlink };
+enum class FileOperation {
+  open,
+  read,
+  read_cached,  ///< an errno value here means that nothing is cached
+  write,
+  sync,
+  punch,
+  allocate,
+  truncate,
+  clone,
+  unlink,
+};
 
 /// Called before each system call on data with (path, operation, offset, length in bytes). Returns
 /// 0 to let it happen or an errno value to make it fail; may also wait. It is the place where tests

@@ -203,7 +203,7 @@ class Image : public std::enable_shared_from_this<Image> {
     std::optional<ChunkRange> busy;
   };
   Shared share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length);
-  bool same_as_base(std::span<const std::byte> data, uint64_t offset) const;
+  bool same_as_base(std::span<const std::byte> data, uint64_t offset);
   Shared share_written(const Run& run, std::span<const std::byte> data, uint64_t offset);
 
   // image_commit.cc
@@ -230,6 +230,8 @@ class Image : public std::enable_shared_from_this<Image> {
   RangeLock chunks_;
   std::mutex shape_mutex_;  // what a commit copies does not change in the middle of a sharing
   std::atomic<uint64_t> reclaims_ = 0;  // see read
+  static constexpr int64_t kShareCredit = 16 << 20;
+  std::atomic<int64_t> share_credit_ = kShareCredit;  // bytes of the base to fetch for comparing
   GroupCommit flushes_;
   std::mutex commit_mutex_;  // one commit at a time; guards what follows
   uint64_t committed_size_;

@@ -4,9 +4,11 @@
 // can come to share it again in two ways: copy_file_range(2) from an image that shares it, and a
 // write of just what the base has there. The latter is what cp(1), tar(1) and dd(1) do when they
 // copy an image, or the base, by reading and writing: without it each copy would cost all of the
-// base. Only whole chunks are compared, only those that hide the base, and only with what the
-// host's page cache has of it: who has just read the base finds it there, and others wait for
-// nothing.
+// base. Only whole chunks are compared, and only those that hide the base. Who copies an image has
+// just read the base, which is then in the host's page cache, mostly. What is not there is fetched
+// on credit: a chunk that proves equal restores it, one that was fetched in vain uses it up. So a
+// copy stays shared also when memory is short, and a guest that fills what it had trimmed with
+// other data soon waits for nothing.
 //
 // An image shows the base up to its parent limit only (I12). To share a chunk beyond it, the limit
 // is raised, and what would come to light between the old limit and the chunk is hidden first.
@@ -75,16 +77,31 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
 }
 
 // Whether `data`, one chunk or what the base has of its last one, is what the base holds there.
-bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) const {
+// False also where the base cannot be read: the write does not need it.
+bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
   constexpr size_t kPiece = 16 << 10;
   std::array<std::byte, kPiece> piece;
-  while (!data.empty()) {
-    const size_t length = std::min(kPiece, data.size());
-    if (context_.base.file().read_cached({piece.data(), length}, offset) < length) return false;
-    if (std::memcmp(piece.data(), data.data(), length) != 0) return false;
-    data = data.subspan(length);
-    offset += length;
+  const File& base = context_.base.file();
+  try {
+    while (!data.empty()) {
+      const std::span<std::byte> held(piece.data(), std::min(kPiece, data.size()));
+      bool fetched = false;
+      if (base.read_cached(held, offset) < held.size()) {
+        if (share_credit_.load() < static_cast<int64_t>(held.size())) return false;
+        base.read_exactly(held, offset);
+        fetched = true;
+      }
+      if (std::memcmp(held.data(), data.data(), held.size()) != 0) {
+        if (fetched) share_credit_ -= static_cast<int64_t>(held.size());
+        return false;
+      }
+      data = data.subspan(held.size());
+      offset += held.size();
+    }
+  } catch (const Error&) {
+    return false;
   }
+  share_credit_ = kShareCredit;
   return true;
 }
 

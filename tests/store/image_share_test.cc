@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cerrno>
 #include <filesystem>
 #include <optional>
 #include <thread>
@@ -123,6 +125,48 @@ TEST_F(ImageShareTest, WritesThatComeTogetherAreAllShared) {
     EXPECT_EQ(image->own_bytes(), 0U);
     EXPECT_EQ(content(*image), base_content_);
   }
+}
+
+// ---- what is not in the page cache
+// ----------------------------------------------------------------
+
+TEST_F(ImageShareTest, WhatOfTheBaseIsNotCachedIsFetchedForComparing) {
+  faults_.set([](const std::string&, FileOperation operation, uint64_t, uint64_t) {
+    return operation == FileOperation::read_cached ? EAGAIN : 0;
+  });
+  const auto image = use("a", true);
+  write(*image, 0, base_content_);
+  image->flush();
+  EXPECT_EQ(image->own_bytes(), 0U);
+}
+
+TEST_F(ImageShareTest, ABaseThatCannotBeReadForComparingFailsNoWrite) {
+  faults_.set([](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    const bool read = operation == FileOperation::read || operation == FileOperation::read_cached;
+    return read && path.ends_with("base.img") ? EIO : 0;
+  });
+  const auto image = use("a", true);
+  write(*image, 0, base_content_);
+  image->flush();
+  EXPECT_GT(image->own_bytes(), 0U);
+  EXPECT_EQ(content(*image), base_content_);
+}
+
+TEST_F(ImageShareTest, WhoWritesOtherDataSoonFetchesNothingMore) {
+  std::atomic<uint64_t> fetched = 0;
+  faults_.set([&](const std::string& path, FileOperation operation, uint64_t, uint64_t length) {
+    if (operation == FileOperation::read_cached) return EAGAIN;
+    if (operation == FileOperation::read && path.ends_with("base.img")) fetched += length;
+    return 0;
+  });
+  const auto image = use("a");
+  const Bytes other = pattern(99, 16 * 4096);
+  for (int round = 0; round < 400; ++round) {
+    image->make_zero(0, 16 * 4096);
+    write(*image, 0, other);
+  }
+  EXPECT_GT(fetched, 0U);
+  EXPECT_LE(fetched, uint64_t{17} << 20) << "of " << 400 * 16 * 4096;
 }
 
 // ---- the size and what lies behind it ----------------------------------------------------------
