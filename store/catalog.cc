@@ -57,6 +57,11 @@ void bind_base(Statement& statement, const BaseRow& base) {
   } else {
     statement.bind(8, base.checksum);
   }
+  if (base.written_ns) {
+    statement.bind(9, *base.written_ns);
+  } else {
+    statement.bind_null(9);
+  }
 }
 
 }  // namespace
@@ -79,8 +84,8 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
       .bind(4, store.created_ns)
       .run();
   Statement insert = database.prepare(
-      "INSERT INTO base (id, path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum) "
-      "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)");
+      "INSERT INTO base (id, path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum, "
+      "written_ns) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
   bind_base(insert, base);
   insert.run();
   transaction.commit();
@@ -134,24 +139,26 @@ StoreRow Catalog::store() {
 BaseRow Catalog::base() {
   const std::lock_guard lock(mutex_);
   Statement select = database_.prepare(
-      "SELECT path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum "
-      "FROM base WHERE id = 1");
+      "SELECT path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum, "
+      "written_ns FROM base WHERE id = 1");
   if (!select.step()) throw damaged(path(), "no base row");
-  return {.path = select.text(0),
-          .device = from_sql(select.integer(1)),
-          .inode = from_sql(select.integer(2)),
-          .size = from_sql(select.integer(3)),
-          .mtime_ns = select.integer(4),
-          .ctime_ns = select.integer(5),
-          .fingerprint = copy_of(select.blob(6)),
-          .checksum = copy_of(select.blob(7))};
+  BaseRow row{.path = select.text(0),
+              .device = from_sql(select.integer(1)),
+              .inode = from_sql(select.integer(2)),
+              .size = from_sql(select.integer(3)),
+              .mtime_ns = select.integer(4),
+              .ctime_ns = select.integer(5),
+              .fingerprint = copy_of(select.blob(6)),
+              .checksum = copy_of(select.blob(7))};
+  if (!select.is_null(8)) row.written_ns = select.integer(8);
+  return row;
 }
 
 std::vector<ImageRow> Catalog::images() {
   const std::lock_guard lock(mutex_);
   Statement select = database_.prepare(
-      "SELECT id, name, layer, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns, btime_ns "
-      "FROM image ORDER BY id");
+      "SELECT id, name, layer, size, mode, uid, gid, atime_ns, mtime_ns, ctime_ns, btime_ns, "
+      "space_limit FROM image ORDER BY id");
   std::vector<ImageRow> rows;
   while (select.step()) {
     ImageRow row{.id = from_sql(select.integer(0)),
@@ -166,6 +173,7 @@ std::vector<ImageRow> Catalog::images() {
                  .ctime_ns = select.integer(9),
                  .btime_ns = select.integer(10)};
     if (!select.is_null(1)) row.name = select.text(1);
+    if (!select.is_null(11)) row.space_limit = from_sql(select.integer(11));
     if (row.id < 2 || row.id > INT64_MAX || row.size > kMaxImageSize) {
       throw damaged(path(), "image " + std::to_string(row.id) + ", its number or size");
     }
@@ -180,18 +188,19 @@ std::vector<ImageRow> Catalog::images() {
 
 std::vector<LayerRow> Catalog::layers() {
   const std::lock_guard lock(mutex_);
-  Statement select =
-      database_.prepare("SELECT id, parent_limit, has_file, parent FROM layer ORDER BY id");
+  Statement select = database_.prepare(
+      "SELECT id, parent_limit, has_file, parent, failure FROM layer ORDER BY id");
   std::vector<LayerRow> rows;
   while (select.step()) {
     if (!select.is_null(3)) throw damaged(path(), "a layer over a layer, which this version lacks");
-    const LayerRow row{.id = from_sql(select.integer(0)),
-                       .parent_limit = from_sql(select.integer(1)),
-                       .has_file = select.integer(2) != 0};
+    LayerRow row{.id = from_sql(select.integer(0)),
+                 .parent_limit = from_sql(select.integer(1)),
+                 .has_file = select.integer(2) != 0};
+    if (!select.is_null(4)) row.failure = select.text(4);
     if (row.id > INT64_MAX || row.parent_limit > kMaxImageSize) {
       throw damaged(path(), "layer " + std::to_string(row.id) + ", its number or limit");
     }
-    rows.push_back(row);
+    rows.push_back(std::move(row));
   }
   return rows;
 }
@@ -236,7 +245,7 @@ void Catalog::Change::commit() {
 void Catalog::Change::set_base(const BaseRow& base) {
   Statement update = catalog_.database_.prepare(
       "UPDATE base SET path = ?, device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, "
-      "fingerprint = ?, checksum = ? WHERE id = 1");
+      "fingerprint = ?, checksum = ?, written_ns = ? WHERE id = 1");
   bind_base(update, base);
   update.run();
 }
@@ -306,6 +315,26 @@ void Catalog::Change::set_parent_limit(uint64_t layer, uint64_t limit) {
       .bind(1, to_sql(limit))
       .bind(2, to_sql(layer))
       .run();
+}
+
+void Catalog::Change::set_failure(uint64_t layer, const std::optional<std::string>& failure) {
+  Statement update = catalog_.database_.prepare("UPDATE layer SET failure = ? WHERE id = ?");
+  if (failure) {
+    update.bind(1, *failure);
+  } else {
+    update.bind_null(1);
+  }
+  update.bind(2, to_sql(layer)).run();
+}
+
+void Catalog::Change::set_space_limit(uint64_t image, std::optional<uint64_t> bytes) {
+  Statement update = catalog_.database_.prepare("UPDATE image SET space_limit = ? WHERE id = ?");
+  if (bytes) {
+    update.bind(1, to_sql(*bytes));
+  } else {
+    update.bind_null(1);
+  }
+  update.bind(2, to_sql(image)).run();
 }
 
 void Catalog::Change::set_has_file(uint64_t layer) {

@@ -35,12 +35,16 @@ struct BaseRow {
   int64_t ctime_ns = 0;
   std::vector<std::byte> fingerprint;
   std::vector<std::byte> checksum;  ///< of the whole base; empty if none was recorded
+  /// When somebody was seen to open it for writing; none: never, since it was last accepted.
+  std::optional<int64_t> written_ns = std::nullopt;
 };
 
 struct LayerRow {
   uint64_t id = 0;
   uint64_t parent_limit = 0;  ///< bytes up to which the parent shows through (I12)
   bool has_file = false;      ///< whether a CoW file belongs to it
+  /// Why writes to it fail (I8), for people; none: they do not.
+  std::optional<std::string> failure = std::nullopt;
 };
 
 struct ImageRow {
@@ -55,6 +59,7 @@ struct ImageRow {
   int64_t mtime_ns = 0;
   int64_t ctime_ns = 0;
   int64_t btime_ns = 0;
+  std::optional<uint64_t> space_limit = std::nullopt;  ///< bytes of its own that it may take
 };
 
 /// The store's SQLite database in terms of the product: all SQL on the tables is here. Thread-safe:
@@ -102,7 +107,7 @@ class Catalog {
     /// Return the new id.
     uint64_t add_layer(uint64_t parent_limit);
     uint64_t add_image(const ImageRow& image);
-    /// All columns but the size, which goes with the map: see set_size.
+    /// Mode, owner and times.
     void set_image(const ImageRow& image);
     void set_size(uint64_t image, uint64_t size);
     /// None: unlinked.
@@ -110,6 +115,8 @@ class Catalog {
     void remove_image(uint64_t image, uint64_t layer);
     void set_parent_limit(uint64_t layer, uint64_t limit);
     void set_has_file(uint64_t layer);
+    void set_failure(uint64_t layer, const std::optional<std::string>& failure);
+    void set_space_limit(uint64_t image, std::optional<uint64_t> bytes);
     /// An empty page takes no row.
     void put_page(uint64_t layer, uint64_t page, const MapBits& bits);
     void remove_pages_from(uint64_t layer, uint64_t page);

@@ -35,26 +35,29 @@ CREATE TABLE base (
   mtime_ns    INTEGER NOT NULL,
   ctime_ns    INTEGER NOT NULL,
   fingerprint BLOB    NOT NULL,
-  checksum    BLOB
+  checksum    BLOB,
+  written_ns  INTEGER
 );
 CREATE TABLE layer (
   id           INTEGER PRIMARY KEY AUTOINCREMENT,
   parent       INTEGER REFERENCES layer (id),
   parent_limit INTEGER NOT NULL,
-  has_file     INTEGER NOT NULL DEFAULT 0
+  has_file     INTEGER NOT NULL DEFAULT 0,
+  failure      TEXT
 );
 CREATE TABLE image (
-  id       INTEGER PRIMARY KEY AUTOINCREMENT,
-  name     TEXT    UNIQUE,
-  layer    INTEGER NOT NULL REFERENCES layer (id),
-  size     INTEGER NOT NULL,
-  mode     INTEGER NOT NULL,
-  uid      INTEGER NOT NULL,
-  gid      INTEGER NOT NULL,
-  atime_ns INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL,
-  ctime_ns INTEGER NOT NULL,
-  btime_ns INTEGER NOT NULL
+  id          INTEGER PRIMARY KEY AUTOINCREMENT,
+  name        TEXT    UNIQUE,
+  layer       INTEGER NOT NULL REFERENCES layer (id),
+  size        INTEGER NOT NULL,
+  mode        INTEGER NOT NULL,
+  uid         INTEGER NOT NULL,
+  gid         INTEGER NOT NULL,
+  atime_ns    INTEGER NOT NULL,
+  mtime_ns    INTEGER NOT NULL,
+  ctime_ns    INTEGER NOT NULL,
+  btime_ns    INTEGER NOT NULL,
+  space_limit INTEGER
 );
 CREATE TABLE map_page (
   layer INTEGER NOT NULL,

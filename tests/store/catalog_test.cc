@@ -96,13 +96,36 @@ TEST_F(CatalogTest, StoreAndBaseComeBackAsTheyWent) {
   EXPECT_TRUE(base.checksum.empty());
   base.checksum = pattern(2, 32);
   base.path = "/srv/c";
+  EXPECT_FALSE(base.written_ns);
+  base.written_ns = 42;
   {
     Catalog::Change change(catalog);
     change.set_base(base);
     change.commit();
   }
   EXPECT_EQ(catalog.base().checksum, pattern(2, 32));
+  EXPECT_EQ(catalog.base().written_ns, 42);
   EXPECT_EQ(catalog.base().path, "/srv/c");
+}
+
+TEST_F(CatalogTest, FailuresAndSpaceLimitsComeBackAndCanBeTakenAway) {
+  Catalog catalog = open();
+  const uint64_t image = add_image(catalog, "a");
+  const uint64_t layer = catalog.images().front().layer;
+  EXPECT_FALSE(catalog.layers().front().failure);
+  EXPECT_FALSE(catalog.images().front().space_limit);
+  const auto set = [&](const std::optional<std::string>& failure, std::optional<uint64_t> limit) {
+    Catalog::Change change(catalog);
+    change.set_failure(layer, failure);
+    change.set_space_limit(image, limit);
+    change.commit();
+  };
+  set("fdatasync: no", 0);
+  EXPECT_EQ(catalog.layers().front().failure, "fdatasync: no");
+  EXPECT_EQ(catalog.images().front().space_limit, 0U);
+  set(std::nullopt, std::nullopt);
+  EXPECT_FALSE(catalog.layers().front().failure);
+  EXPECT_FALSE(catalog.images().front().space_limit);
 }
 
 TEST_F(CatalogTest, ImagesComeBackAsTheyWentAndNumbersStartAtTwo) {

@@ -159,6 +159,8 @@ TEST_P(FileFaultTest, HookMakesTheOperationFailBeforeAnythingHappens) {
       case FileOperation::read:
         file.read_vector(parts, 0);
         break;
+      case FileOperation::read_cached:
+        break;  // does not throw: see below
       case FileOperation::write:
         file.write(filled(8192, 0), 0);
         break;
@@ -193,6 +195,17 @@ INSTANTIATE_TEST_SUITE_P(Each, FileFaultTest,
                                            FileOperation::punch, FileOperation::allocate,
                                            FileOperation::truncate, FileOperation::clone,
                                            FileOperation::unlink));
+
+TEST_F(FileTest, HookSaysWhatIsCached) {
+  const FaultHook hook = [&](const std::string&, FileOperation operation, uint64_t, uint64_t) {
+    return operation == FileOperation::read_cached ? EAGAIN : 0;
+  };
+  const File file = open(&hook);
+  file.write(pattern(1, 4096), 0);
+  Bytes buffer(4096);
+  EXPECT_EQ(file.read_cached(buffer, 0), 0U);
+  EXPECT_EQ(file.read(buffer, 0), 4096U);
+}
 
 }  // namespace
 }  // namespace cowfs::test

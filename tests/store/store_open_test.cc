@@ -376,7 +376,7 @@ INSTANTIATE_TEST_SUITE_P(
         Hostile{"ImageWithoutLayer", "PRAGMA foreign_keys = OFF; DELETE FROM layer"},
         Hostile{"TwoImagesOnOneLayer",
                 "INSERT INTO image SELECT 9, 'twin', layer, size, mode, uid, gid, atime_ns, "
-                "mtime_ns, ctime_ns, btime_ns FROM image"},
+                "mtime_ns, ctime_ns, btime_ns, NULL FROM image"},
         Hostile{"NameWithSlash", "UPDATE image SET name = 'a/b'"}),
     [](const auto& hostile) { return std::string(hostile.param.name); });
 
