@@ -38,6 +38,7 @@ void ask_more(const std::string& path, ImageFacts& facts) {
     const nlohmann::json answer = ask_server(path);
     facts.created_ns = answer.at("created_ns").get<int64_t>();
     if (answer.at("cow_file").is_string()) facts.cow_file = answer["cow_file"].get<std::string>();
+    if (answer.at("failure").is_string()) facts.failure = answer["failure"].get<std::string>();
   } catch (const Error& error) {
     if (error.code() != EACCES) throw;
   }
@@ -66,6 +67,7 @@ ImageFacts image_facts(const MountEntry& mount, const std::string& name, const U
       .changed_ns = nanoseconds(status.st_ctim),
       .created_ns = {},
       .cow_file = {},
+      .failure = {},
       .users = {}};
   const auto [first, last] = users.equal_range(facts.inode);
   for (auto at = first; at != last; ++at) facts.users.push_back(at->second);
@@ -73,7 +75,7 @@ ImageFacts image_facts(const MountEntry& mount, const std::string& name, const U
   return facts;
 }
 
-ImageFacts image_facts(const std::string& store, const ImageRow& row) {
+ImageFacts image_facts(const StoreSummary& store, const ImageRow& row) {
   ImageFacts facts{.name = row.name.value_or(""),
                    .size = row.size,
                    .own_bytes = 0,
@@ -84,8 +86,12 @@ ImageFacts image_facts(const std::string& store, const ImageRow& row) {
                    .modified_ns = row.mtime_ns,
                    .changed_ns = row.ctime_ns,
                    .created_ns = row.btime_ns,
-                   .cow_file = cow_file(store, row.layer),
+                   .cow_file = cow_file(store.facts.directory, row.layer),
+                   .failure = {},
                    .users = {}};
+  if (const auto failure = store.failures.find(row.layer); failure != store.failures.end()) {
+    facts.failure = failure->second;
+  }
   struct stat status {};
   if (facts.cow_file && ::stat(facts.cow_file->c_str(), &status) == 0) {
     facts.own_bytes = static_cast<uint64_t>(status.st_blocks) * 512;

@@ -27,13 +27,14 @@ struct ImageFacts {
   int64_t changed_ns = 0;
   std::optional<int64_t> created_ns;    ///< none where the caller may not read the image
   std::optional<std::string> cow_file;  ///< likewise, and none before the first write
+  std::optional<std::string> failure;   ///< why it takes no writes (I8), as far as is known
   std::vector<User> users;
 };
 
 /// ENOENT if it is not there (any more). `users` are those of the mount.
 ImageFacts image_facts(const MountEntry& mount, const std::string& name, const Users& users);
 /// Of an image with a name.
-ImageFacts image_facts(const std::string& store, const ImageRow& row);
+ImageFacts image_facts(const StoreSummary& store, const ImageRow& row);
 /// The rows that have a name, in the order of listings.
 std::vector<ImageRow> named_images(const StoreSummary& summary);
 

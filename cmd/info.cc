@@ -48,6 +48,7 @@ Json image_json(const ImageFacts& facts, const StoreText& store) {
   json["base"] = store.base;
   json["chunk_size"] = store.chunk_size;
   json["policy"] = store.policy;
+  json["failure"] = facts.failure ? Json(*facts.failure) : Json();
   json["users"] = users;
   return json;
 }
@@ -76,7 +77,7 @@ Json store_json(const std::string& directory) {
   const StoreFacts& facts = summary.facts;
   uint64_t own_bytes = 0;
   const std::vector<ImageRow> rows = named_images(summary);
-  for (const ImageRow& row : rows) own_bytes += image_facts(facts.directory, row).own_bytes;
+  for (const ImageRow& row : rows) own_bytes += image_facts(summary, row).own_bytes;
   const Space space = space_at(facts.directory);
   const bool mounted = summary.holder && !summary.holder->mount.empty();
   return {{"kind", "store"},
@@ -123,10 +124,9 @@ std::vector<Json> describe_in_store(const std::string& directory, const Argument
     const auto row = std::find_if(rows.begin(), rows.end(),
                                   [&](const ImageRow& each) { return *each.name == name; });
     if (row == rows.end()) throw Error(ENOENT, "image " + name);
-    list.push_back(image_json(image_facts(summary.facts.directory, *row),
-                              {.base = summary.facts.base_path,
-                               .chunk_size = summary.facts.chunk_size,
-                               .policy = summary.facts.policy}));
+    list.push_back(image_json(image_facts(summary, *row), {.base = summary.facts.base_path,
+                                                           .chunk_size = summary.facts.chunk_size,
+                                                           .policy = summary.facts.policy}));
   }
   return list;
 }
@@ -188,6 +188,7 @@ std::string title_of(std::string key) {
   if (key == "users") return "used by";
   if (key == "private_percent") return "private";
   if (key == "cow_file") return "CoW file";
+  if (key == "failure") return "takes no writes";
   if (key.ends_with("_bytes")) key.erase(key.size() - 6);
   std::replace(key.begin(), key.end(), '_', ' ');
   return key;
@@ -199,6 +200,7 @@ void print_text(const Json& json) {
   };
   for (const auto& item : json.items()) {
     if (item.key() == "kind" || item.key() == "gid") continue;
+    if (item.key() == "failure" && item.value().is_null()) continue;
     if (item.key() == "uid") {
       row("owner", owner_text(json));
     } else if (item.key() == "name") {

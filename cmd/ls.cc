@@ -203,7 +203,7 @@ std::vector<ImageLine> lines_of_store(const std::string& store, const Arguments&
   const std::vector<ImageRow> rows = named_images(summary);
   std::vector<ImageLine> lines;
   const auto add = [&](const ImageRow& row) {
-    lines.push_back({*row.name, image_facts(summary.facts.directory, row)});
+    lines.push_back({*row.name, image_facts(summary, row)});
   };
   if (names.empty()) std::for_each(rows.begin(), rows.end(), add);
   for (const std::string& name : names) {

@@ -16,7 +16,8 @@ namespace cowfs {
 /// Answer on the directory: mount, base, base_size, store, chunk_size, policy, format_version,
 /// images, own_bytes, free_bytes, total_bytes, cache, read_only, server_pid, version. On an image:
 /// cow_file (or null), own_bytes, openers (open descriptions, the asking one included), layer,
-/// created_ns.
+/// created_ns, failure (why it
+/// takes no writes, or null).
 struct ControlMessage {
   std::array<char, 8192> text;
 };

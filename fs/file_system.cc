@@ -102,7 +102,9 @@ nlohmann::json FileSystem::describe(Image& image) {
                         {"openers", open_counts_.of(image.id()).openers},
                         {"layer", image.layer_id()},
                         {"created_ns", image.attributes().btime_ns},
+                        {"failure", nullptr},
                         {"cow_file", nullptr}};
+  if (const auto failure = image.failure()) answer["failure"] = *failure;
   if (const auto path = cow_file(store_.facts().directory, image.layer_id())) {
     answer["cow_file"] = *path;
   }

@@ -158,6 +158,7 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
     session.join();
   }
   const bool durable = store.close();
+  store.clear_failures();
   if (durable) {
     config.log->info("ended: {}: everything is durable", config.mount_point);
   } else {

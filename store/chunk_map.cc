@@ -229,6 +229,31 @@ bool ChunkMap::dirty() {
   return !dirty_pages_.empty();
 }
 
+void ChunkMap::discard() {
+  const std::lock_guard load_lock(load_mutex_);
+  for_each_leaf([this](Leaf& leaf, uint64_t first_page) {
+    std::vector<bool> held(leaf.size());
+    load_(first_page, leaf.size(), [&](uint64_t number, const MapBits& bits) {
+      const uint64_t index = number - first_page;
+      held[index] = true;
+      if (leaf[index].load() == 0) {
+        leaf[index].store(arena_.allocate(layer_, number), std::memory_order_release);
+      }
+      MapArena::Page& words = arena_.page(leaf[index].load());
+      for (size_t i = 0; i < bits.size(); ++i) words[i].store(bits[i]);
+    });
+    for (size_t index = 0; index < leaf.size(); ++index) {
+      const uint32_t slot = leaf[index].load();
+      if (slot == 0) continue;
+      arena_.header(slot).dirty.store(0);
+      if (held[index]) continue;
+      for (std::atomic<uint64_t>& word : arena_.page(slot)) word.store(0);
+    }
+  });
+  const std::lock_guard lock(dirty_mutex_);
+  dirty_pages_.clear();
+}
+
 void ChunkMap::clear_from(uint64_t first) {
   const std::lock_guard load_lock(load_mutex_);
   const uint64_t boundary = first / kChunksPerPage;

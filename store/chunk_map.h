@@ -63,6 +63,11 @@ class ChunkMap {
   [[nodiscard]] PageCopy copy(uint64_t page);
   [[nodiscard]] bool dirty();
 
+  /// Forgets what was changed since it was loaded or last committed: reads again from the catalog
+  /// what it had loaded. Nobody may set chunks meanwhile; look-ups may see some old, some new. If
+  /// it throws, some is not as the catalog has it.
+  void discard();
+
   /// Makes every chunk from `first` on absent and unmarks pages that lie wholly behind it; the
   /// catalog must have forgotten them already. Nobody may set chunks there meanwhile.
   void clear_from(uint64_t first);

@@ -114,6 +114,8 @@ size_t File::read_cached(std::span<std::byte> buffer, uint64_t offset) const {
   return done;
 }
 
+void File::drop_cached() const { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
+
 void File::read_exactly(std::span<std::byte> buffer, uint64_t offset) const {
   const size_t done = read(buffer, offset);
   if (done < buffer.size()) {

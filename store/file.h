@@ -51,6 +51,8 @@ class File {
   /// As read, of what is in the host's page cache; stops at the first byte that would have to be
   /// fetched, and never waits. 0 where the host cannot tell.
   [[nodiscard]] size_t read_cached(std::span<std::byte> buffer, uint64_t offset) const;
+  /// Lets go of what is cached and need not be written; a hint.
+  void drop_cached() const;
   /// EIO if the file ends before `buffer` is full: never makes up zeros.
   void read_exactly(std::span<std::byte> buffer, uint64_t offset) const;
   /// As read_exactly, into several buffers (changed by the call) with one preadv(2) if possible.

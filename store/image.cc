@@ -32,12 +32,15 @@
 
 namespace cowfs {
 
-Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer)
+Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer,
+             const std::optional<std::string>& failure)
     : context_(context),
       id_(row.id),
       layer_id_(row.layer),
       layer_(std::move(layer)),
       size_(row.size),
+      failed_(failure.has_value()),
+      failure_(failure),
       committed_size_(row.size),
       committed_limit_(layer_->parent_limit()) {
   times_.lock()->attributes = {.mode = row.mode,
@@ -116,7 +119,8 @@ Attributes Image::attributes() { return times_.lock()->attributes; }
 void Image::check_not_failed() const {
   if (failed()) {
     throw Error::with_message(
-        EIO, "image " + std::to_string(id_) + ": an earlier sync of it failed; unmount and mount");
+        EIO, "image " + std::to_string(id_) +
+                 ": an earlier sync of it failed; look at the disk, then unmount and mount");
   }
 }
 
@@ -125,6 +129,7 @@ void Image::check_not_failed() const {
 size_t Image::read(std::span<std::byte> buffer, uint64_t offset) {
   const uint64_t size = this->size();
   if (offset >= size) return 0;
+  if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
   buffer = buffer.first(static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset)));
   // At most once more for each commit that gives space back.
   uint64_t before = 0;
@@ -278,6 +283,7 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
                            context_.chunk.chunk_of(at + shared.length - 1) + 1};
     const RangeLock::Guard guard = chunks_.try_lock(range);
     if (!guard) return range;
+    check_not_failed();  // it may have while this waited; see discard_uncommitted
     // What was not present may be by now.
     const Run now = layer_->find(at, shared.length);
     if (now.state == ChunkState::present) continue;
@@ -393,6 +399,7 @@ void Image::zero_chunks(uint64_t offset, uint64_t length) {
   const ChunkSize chunk = context_.chunk;
   const uint64_t end = offset + length;
   const RangeLock::Guard guard = chunks_.lock({chunk.chunk_of(offset), chunk.chunk_of(end)});
+  check_not_failed();
   const uint64_t limit = chunk.up(layer_->parent_limit());
   while (offset < end) {
     // Behind the limit an absent chunk reads as zeros as it is, and costs no map.

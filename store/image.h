@@ -54,7 +54,9 @@ class Image : public std::enable_shared_from_this<Image> {
     std::function<void(Image&)> free_unlinked;
   };
 
-  Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer);
+  /// `failure`: why the layer takes no writes (I8), if it takes none.
+  Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer,
+        const std::optional<std::string>& failure = std::nullopt);
   ~Image();
 
   /// Keeps an image in use.
@@ -149,8 +151,14 @@ class Image : public std::enable_shared_from_this<Image> {
   void set_times(std::optional<int64_t> atime_ns, std::optional<int64_t> mtime_ns,
                  std::optional<int64_t> ctime_ns);
 
-  /// The state of I8.
+  /// The state of I8: a sync or commit failed. What the catalog lacks is forgotten then, and writes
+  /// and flushes throw EIO; it is recorded in the catalog, and ends by clear_failure.
   [[nodiscard]] bool failed() const { return failed_.load(); }
+  /// Why; none if it did not.
+  [[nodiscard]] std::optional<std::string> failure() { return *failure_.lock(); }
+  /// Ends it; durable when it returns. EBUSY if others than the caller (if `caller_uses`) use the
+  /// image: what they have cached may be lost.
+  void clear_failure(bool caller_uses);
 
   /// Marks it as unlinked: the last release frees it. True if nobody has it in use now: then it is
   /// the caller's to free, and cannot be acquired any more.
@@ -172,7 +180,7 @@ class Image : public std::enable_shared_from_this<Image> {
   };
 
   void check_not_failed() const;
-  [[noreturn]] void fail(const Error& error);
+  void fail(const std::string& failure);
 
   // image.cc
   [[nodiscard]] bool try_retire();
@@ -208,7 +216,9 @@ class Image : public std::enable_shared_from_this<Image> {
 
   // image_commit.cc
   void commit(bool with_times);
-  [[noreturn]] void fail_with_current_exception();
+  template <typename Work>
+  void run_commit(std::optional<RangeLock::Guard>& held, const Work& work);
+  void discard_uncommitted();
   void give_back(const Layer::Changes& changes);
 
   const Context context_;
@@ -219,7 +229,9 @@ class Image : public std::enable_shared_from_this<Image> {
   Synchronized<Usage> usage_;
   std::atomic<uint64_t> size_;
   std::atomic<bool> tail_is_zero_ = false;  // of the last chunk, behind the size
-  std::atomic<bool> failed_ = false;
+  std::atomic<bool> failed_;
+  std::atomic<bool> unreadable_ = false;  // what the map says is not to be believed
+  Synchronized<std::optional<std::string>> failure_;
 
   struct Times {
     Attributes attributes;

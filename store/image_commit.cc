@@ -11,8 +11,10 @@
 // write sets its bits before it raises the size: a committed size never covers chunks whose bits
 // the commit lacks.
 //
-// If (2) or (3) fails the copies are dropped and the image is failed for good (I8): the host may
-// have marked the unwritten pages clean, so that a second sync would lie.
+// If (2) or (3) fails the copies are dropped and the image fails (I8): the host may have marked the
+// unwritten pages clean, so that a second sync would lie. The live map goes back to what the
+// catalog has, since what it said beyond that may have no data any more. That it failed is recorded
+// in the catalog and outlives the server.
 //
 // Punching comes after the commit (I12). A chunk that was written again meanwhile is left alone.
 
@@ -40,23 +42,74 @@ ImageRow row_of(uint64_t id, const Attributes& attributes) {
 
 }  // namespace
 
-void Image::fail(const Error& error) {
-  failed_ = true;
-  context_.log.error(
-      "image {}: {}: its changes since the last flush are lost, writes fail now; "
-      "unmount, look at the disk, mount again",
-      id_, error.what());
-  throw Error::with_message(EIO, error.what());
+// Runs `work` with the commit's lock held. `held` are chunks that the caller holds: they are let go
+// if it fails, since all have to stand still for what is forgotten.
+template <typename Work>
+void Image::run_commit(std::optional<RangeLock::Guard>& held, const Work& work) {
+  std::string failure;
+  {
+    const std::lock_guard lock(commit_mutex_);
+    check_not_failed();
+    try {
+      work();
+      return;
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    fail(failure);
+  }
+  held.reset();
+  discard_uncommitted();
+  throw Error::with_message(EIO, failure);
 }
 
-void Image::fail_with_current_exception() {
+void Image::fail(const std::string& failure) {
+  *failure_.lock() = failure;
+  failed_ = true;
+  context_.log.error(
+      "image {}: {}: its changes since the last flush are lost, writes fail now; look at the disk, "
+      "then unmount and mount, or use cowfs check --clear",
+      id_, failure);
   try {
-    throw;
+    Catalog::Change change(context_.catalog);
+    change.set_failure(layer_id_, failure);
+    change.commit();
   } catch (const Error& error) {
-    fail(error);
-  } catch (const std::exception& error) {
-    fail(Error::with_message(EIO, error.what()));
+    context_.log.error("image {}: not recorded that it failed: {}", id_, error.what());
   }
+}
+
+void Image::discard_uncommitted() {
+  // Who waits for a chunk finds out, once he has it, that the image has failed.
+  const RangeLock::Guard all = chunks_.lock({0, ChunkMap::kMaxChunks});
+  const std::lock_guard lock(commit_mutex_);
+  reclaims_.fetch_add(1);
+  try {
+    layer_->discard();
+    unreadable_ = false;
+  } catch (const Error& error) {
+    unreadable_ = true;
+    context_.log.error("image {}: {}: reads fail too, until it can be read again", id_,
+                       error.what());
+  }
+  layer_->set_parent_limit(committed_limit_);
+  size_.store(committed_size_, std::memory_order_release);
+  // Before the first change and after the last: who has read meanwhile reads again.
+  reclaims_.fetch_add(1);
+}
+
+void Image::clear_failure(bool caller_uses) {
+  if (usage_.lock()->count > (caller_uses ? 1 : 0)) {
+    throw Error::with_message(EBUSY, "image " + std::to_string(id_) + ": is in use");
+  }
+  if (unreadable_.load()) discard_uncommitted();
+  const std::lock_guard lock(commit_mutex_);
+  if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
+  Catalog::Change change(context_.catalog);
+  change.set_failure(layer_id_, std::nullopt);
+  change.commit();
+  failure_.lock()->reset();
+  failed_ = false;
 }
 
 void Image::flush() {
@@ -85,43 +138,38 @@ void Image::put_times(Catalog::Change& change) {
 
 void Image::commit(bool with_times) {
   std::unique_ptr<Layer::Changes> changes;
-  {
-    const std::lock_guard lock(commit_mutex_);
-    check_not_failed();
-    try {
-      uint64_t limit = 0;
-      uint64_t size = 0;
-      {
-        const std::lock_guard shape_lock(shape_mutex_);
-        limit = layer_->parent_limit();
-        size = this->size();
-        changes = layer_->prepare(size);
-      }
-      layer_->sync_data();
-      const bool due = !changes->empty() || size != committed_size_ || limit != committed_limit_;
-      bool times_due = false;
-      Attributes attributes;
-      if (due || with_times) {
-        auto times = times_.lock();
-        times_due = times->dirty;
-        times->dirty = false;
-        attributes = times->attributes;
-      }
-      if (due || times_due) {
-        Catalog::Change change(context_.catalog);
-        layer_->publish(change, *changes);
-        if (size != committed_size_) change.set_size(id_, size);
-        if (limit != committed_limit_) change.set_parent_limit(layer_id_, limit);
-        if (times_due) change.set_image(row_of(id_, attributes));
-        change.commit();
-        committed_size_ = size;
-        committed_limit_ = limit;
-      }
-      layer_->committed();
-    } catch (...) {
-      fail_with_current_exception();
+  std::optional<RangeLock::Guard> none;
+  run_commit(none, [&] {
+    uint64_t limit = 0;
+    uint64_t size = 0;
+    {
+      const std::lock_guard shape_lock(shape_mutex_);
+      limit = layer_->parent_limit();
+      size = this->size();
+      changes = layer_->prepare(size);
     }
-  }
+    layer_->sync_data();
+    const bool due = !changes->empty() || size != committed_size_ || limit != committed_limit_;
+    bool times_due = false;
+    Attributes attributes;
+    if (due || with_times) {
+      auto times = times_.lock();
+      times_due = times->dirty;
+      times->dirty = false;
+      attributes = times->attributes;
+    }
+    if (due || times_due) {
+      Catalog::Change change(context_.catalog);
+      layer_->publish(change, *changes);
+      if (size != committed_size_) change.set_size(id_, size);
+      if (limit != committed_limit_) change.set_parent_limit(layer_id_, limit);
+      if (times_due) change.set_image(row_of(id_, attributes));
+      change.commit();
+      committed_size_ = size;
+      committed_limit_ = limit;
+    }
+    layer_->committed();
+  });
   give_back(*changes);
 }
 
@@ -158,12 +206,10 @@ void Image::resize(uint64_t size) {
   std::unique_ptr<Layer::Changes> changes;
   {
     // Nobody makes a chunk present behind the new end while it is cut off.
-    const RangeLock::Guard guard =
-        chunks_.lock({chunk.chunk_of(size), chunk.chunk_of(kMaxImageSize) + 1});
-    const std::lock_guard lock(commit_mutex_);
-    check_not_failed();
-    const uint64_t limit = std::min(layer_->parent_limit(), size);
-    try {
+    std::optional<RangeLock::Guard> guard(
+        chunks_.lock({chunk.chunk_of(size), chunk.chunk_of(kMaxImageSize) + 1}));
+    run_commit(guard, [&] {
+      const uint64_t limit = std::min(layer_->parent_limit(), size);
       changes = layer_->prepare_cut(size);
       layer_->sync_data();
       Catalog::Change change(context_.catalog);
@@ -172,31 +218,29 @@ void Image::resize(uint64_t size) {
       change.set_parent_limit(layer_id_, limit);
       change.commit();
       layer_->committed();
-    } catch (...) {
-      fail_with_current_exception();
-    }
-    committed_size_ = size;
-    committed_limit_ = limit;
-    // The other way round a reader could see the parent between the two.
-    size_.store(size, std::memory_order_release);
-    layer_->set_parent_limit(limit);
-    layer_->cut(size);
-    // After the commit (I12): before it, a crash would leave zeros in an image of the old size.
-    tail_is_zero_ = false;
-    try {
-      if (!chunk.aligned(size)) {
-        const Run run = layer_->find(size, chunk.up(size) - size);
-        if (run.state == ChunkState::present) {
-          const std::vector<std::byte> zeros(static_cast<size_t>(run.length));
-          run.file->write(zeros, run.file_offset);
-          layer_->note_write();
+      committed_size_ = size;
+      committed_limit_ = limit;
+      // The other way round a reader could see the parent between the two.
+      size_.store(size, std::memory_order_release);
+      layer_->set_parent_limit(limit);
+      layer_->cut(size);
+      // After the commit (I12): before it, a crash would leave zeros in an image of the old size.
+      tail_is_zero_ = false;
+      try {
+        if (!chunk.aligned(size)) {
+          const Run run = layer_->find(size, chunk.up(size) - size);
+          if (run.state == ChunkState::present) {
+            const std::vector<std::byte> zeros(static_cast<size_t>(run.length));
+            run.file->write(zeros, run.file_offset);
+            layer_->note_write();
+          }
         }
+        tail_is_zero_ = true;
+      } catch (const Error& error) {
+        // The next growth tries again, and fails if it cannot.
+        context_.log.warn("image {}: tail not zeroed: {}", id_, error.what());
       }
-      tail_is_zero_ = true;
-    } catch (const Error& error) {
-      // The next growth tries again, and fails if it cannot.
-      context_.log.warn("image {}: tail not zeroed: {}", id_, error.what());
-    }
+    });
   }
   give_back(*changes);
 }

@@ -92,6 +92,7 @@ bool Image::clone_present(const Run& run, uint64_t offset, const std::function<b
   zero_tail(size());
   const RangeLock::Guard guard =
       chunks_.lock({chunk.chunk_of(offset), chunk.chunk_of(offset + length)});
+  check_not_failed();
   for (uint64_t done = 0; done < length;) {
     Run place = layer_->find(offset + done, length - done);
     const bool fresh = place.state != ChunkState::present;

@@ -39,6 +39,7 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
   const RangeLock::Guard guard = chunks_.try_lock(range);
   // Another sharing may have raised the limit: then all is to be looked at again.
   if (!guard || layer_->parent_limit() != old_limit) return {false, length, range};
+  check_not_failed();
   if (!chunk.aligned(end)) {
     // The rest of the last chunk is not ours: somebody may be writing there, in place if it is
     // present, and wait for us if it is not.

@@ -31,7 +31,7 @@ struct Run {
 /// `activate`/`deactivate`, during which nothing else is called.
 class Layer {
  public:
-  /// What `prepare` copied. Dropping it unpublished loses it: the caller then fails the layer (I8).
+  /// What `prepare` copied. Dropping it unpublished loses it: `discard` is due then (I8).
   class Changes {
    public:
     virtual ~Changes() = default;
@@ -86,6 +86,9 @@ class Layer {
   virtual void publish(Catalog::Change& change, const Changes& changes) = 0;
   /// What was prepared last is durable now.
   virtual void committed() = 0;
+  /// Forgets what was changed since the last commit, after one failed (I8): all is as the catalog
+  /// has it. Nobody changes chunks meanwhile. If it throws, what `find` says is not to be believed.
+  virtual void discard() = 0;
   /// Does in memory what a committed prepare_cut did on disk.
   virtual void cut(uint64_t size) = 0;
   /// Gives back the space of those chunks of the freed range [offset, offset + length) that the

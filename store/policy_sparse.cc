@@ -165,8 +165,7 @@ class SparseLayer final : public Layer {
     // A file that was made after sync_data looked, or only to reserve space, is not named yet.
     if (!has_file_ && file_is_durable_) {
       change.set_has_file(id_);
-      // If the transaction fails the layer is failed, and made anew from the catalog later.
-      has_file_ = true;
+      naming_file_ = true;
     }
     const SparseChanges& copies = sparse(changes);
     for (const PageCopy& copy : copies.pages) change.put_page(id_, copy.page, copy.bits);
@@ -174,8 +173,24 @@ class SparseLayer final : public Layer {
   }
 
   void committed() override {
+    if (std::exchange(naming_file_, false)) has_file_ = true;
     const std::lock_guard lock(mutex_);
     freeing_.clear();
+  }
+
+  void discard() override {
+    naming_file_ = false;
+    file_is_durable_ = false;
+    data_dirty_ = false;
+    {
+      // What the catalog says is present is not to be punched.
+      const std::lock_guard lock(mutex_);
+      freed_.clear();
+      freeing_.clear();
+    }
+    map_->discard();
+    // What could not be written is in the host's cache still, and would be seen until it is gone.
+    if (const File* file = file_; file != nullptr) file->drop_cached();
   }
 
   void cut(uint64_t size) override { map_->clear_from(chunk_.chunk_of(chunk_.up(size))); }
@@ -252,6 +267,7 @@ class SparseLayer final : public Layer {
 
   // Of the committing thread:
   std::atomic<bool> has_file_;    // the catalog's row says so; changed by who commits
+  bool naming_file_ = false;      // by the transaction that is under way
   bool file_is_durable_ = false;  // and its directory's entry; of a file that was made here
 
   std::unique_ptr<ChunkMap> map_;

@@ -337,7 +337,14 @@ void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
 }
 
 std::shared_ptr<Image> Store::make_image(const ImageRow& row, const LayerRow& layer) {
-  return std::make_shared<Image>(*image_context_, row, policy_->make_layer(*layer_context_, layer));
+  if (layer.failure) {
+    options_.log->error(
+        "image {}: takes no writes: {}; look at the disk, then unmount and mount, or use cowfs "
+        "check --clear",
+        row.id, *layer.failure);
+  }
+  return std::make_shared<Image>(*image_context_, row, policy_->make_layer(*layer_context_, layer),
+                                 layer.failure);
 }
 
 bool Store::close() {
@@ -377,6 +384,24 @@ bool Store::close() {
   return good;
 }
 
+void Store::clear_failures() {
+  std::vector<std::shared_ptr<Image>> images;
+  {
+    auto names = names_.lock();
+    for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
+  }
+  for (const std::shared_ptr<Image>& image : images) {
+    if (!image->failed()) continue;
+    try {
+      image->clear_failure(false);
+      options_.log->warn("image {}: had failed; it takes writes again when it is mounted next",
+                         image->id());
+    } catch (const Error& error) {
+      options_.log->error("image {}: still counts as failed: {}", image->id(), error.what());
+    }
+  }
+}
+
 void Store::announce_ending() {
   lock_->announce({.pid = ::getpid(), .mount = options_.mount, .ending = true});
 }
@@ -384,8 +409,13 @@ void Store::announce_ending() {
 StoreSummary summarize_store(const std::string& directory) {
   if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
   Catalog catalog(catalog_path(directory), Database::Mode::read_only);
+  std::map<uint64_t, std::string> failures;
+  for (const LayerRow& layer : catalog.layers()) {
+    if (layer.failure) failures.emplace(layer.id, *layer.failure);
+  }
   return {.facts = facts_of(directory, catalog),
           .images = catalog.images(),
+          .failures = std::move(failures),
           .holder = StoreLock::holder(directory)};
 }
 

@@ -63,6 +63,9 @@ class Store {
   /// Makes everything durable and ends the background work. False if something was lost; it is
   /// logged then. Nothing may be in use any more.
   bool close();
+  /// After close: failed images (I8) take writes again when the store is opened next. What keeps
+  /// one from that is logged.
+  void clear_failures();
 
   /// Removes the store again if this object made it and it holds no image: for who then fails to
   /// mount it. Only the destructor may be called afterwards.
@@ -149,6 +152,7 @@ class Store {
 struct StoreSummary {
   StoreFacts facts;
   std::vector<ImageRow> images;
+  std::map<uint64_t, std::string> failures;  ///< by layer, of those that take no writes (I8)
   std::optional<Holder> holder;
 };
 StoreSummary summarize_store(const std::string& directory);

@@ -209,7 +209,7 @@ TEST_P(Commands, LsAndInfoOfAnImageTellTheSame) {
   EXPECT_EQ(Keys(info),
             (std::set<std::string>{"kind", "name", "size", "own_bytes", "inode", "mode", "uid",
                                    "private_percent", "gid", "modified", "changed", "created",
-                                   "base", "cow_file", "chunk_size", "policy", "users"}));
+                                   "base", "cow_file", "chunk_size", "failure", "policy", "users"}));
   for (const auto& item : listed[0].items()) {
     EXPECT_EQ(info[item.key()], item.value()) << item.key();
   }

@@ -64,6 +64,7 @@ TEST_F(FaultTest, FailedSyncFailsTheImageForGoodAndReadsGoOn) {
     EXPECT_FALSE(image->dirty());
   }
   EXPECT_FALSE(store_->close());
+  store_->clear_failures();
   reopen_after_crash();
   const auto image = use("a");
   EXPECT_EQ(content(*image, 0, 4096), filled(4096, 1));
@@ -102,7 +103,7 @@ TEST_F(FaultTest, FailedCommitFailsTheImageForGood) {
     EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
     mend_commits();
     EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
-    EXPECT_EQ(content(*image, 0, 4096), filled(4096, 1));
+    EXPECT_EQ(content(*image), base_content_);
   }
   reopen_after_crash();
   EXPECT_EQ(content(*use("a")), base_content_);
@@ -146,6 +147,125 @@ TEST_F(FaultTest, ShrinkThatCannotReadTheMapLosesNoMark) {
   } catch (const Error&) {
   }
   EXPECT_EQ(flushed, map_on_disk(catalog_path(), image->layer_id(), 1) == "p");
+}
+
+// ---- the failed state (I8) ----------------------------------------------------------------------
+
+TEST_F(FaultTest, WhatAFailedFlushLeftUncommittedIsForgottenAtOnce) {
+  const auto image = use("a");
+  write(*image, 0, filled(3 * 4096, 1));
+  image->flush();
+  const uint64_t size = image->size();
+  image->make_zero(4096, 4096);  // present to zero: not to be punched
+  write(*image, 4 * 4096, filled(4096, 2));
+  image->extend(size + 8192);
+  fail(FileOperation::sync, EIO);
+  EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
+  faults_.clear();
+  EXPECT_EQ(image->size(), size);
+  EXPECT_EQ(content(*image, 0, 3 * 4096), filled(3 * 4096, 1));
+  EXPECT_EQ(content(*image, 4 * 4096, 4096), base_chunk(4));
+  EXPECT_EQ(image->own_bytes() / 4096, 4U) << "nothing was punched";
+}
+
+TEST_F(FaultTest, SharingThatWasNotCommittedIsForgottenToo) {
+  const auto image = use("a", true);
+  write(*image, 0, base_content_);
+  EXPECT_EQ(content(*image), base_content_);
+  run_sql(
+      catalog_path(),
+      "CREATE TRIGGER fault BEFORE UPDATE OF size ON image BEGIN SELECT RAISE(ABORT, 'x'); END");
+  EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
+  mend_commits();
+  EXPECT_EQ(image->size(), 0U);
+}
+
+TEST_F(FaultTest, FailedStateOutlivesAServerThatIsKilled) {
+  {
+    const auto image = use("a");
+    write(*image, 0, filled(4096, 1));
+    fail(FileOperation::sync, EIO);
+    EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
+    faults_.clear();
+  }
+  reopen_after_crash();
+  {
+    const auto image = use("a");
+    EXPECT_TRUE(image->failed());
+    EXPECT_TRUE(image->failure()->find("fdatasync") != std::string::npos ||
+                image->failure()->find("fsync") != std::string::npos)
+        << *image->failure();
+    EXPECT_EQ(error_of([&] { write(*image, 0, filled(1, 1)); }).code(), EIO);
+    EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
+    EXPECT_EQ(content(*image, 0, 4096), base_chunk(0));
+    const auto other = use("b");
+    write(*other, 0, filled(4096, 3));
+    other->flush();
+  }
+  // An unmount in order ends it.
+  EXPECT_FALSE(store_->close());
+  store_->clear_failures();
+  reopen_after_crash();
+  const auto image = use("a");
+  EXPECT_FALSE(image->failed());
+  write(*image, 0, filled(4096, 1));
+  image->flush();
+}
+
+TEST_F(FaultTest, FailedStateEndsByClearingItAndTheImageGoesOnFromItsLastCommit) {
+  const auto image = use("a");
+  write(*image, 0, filled(4096, 1));
+  image->flush();
+  write(*image, 4096, filled(4096, 2));
+  fail(FileOperation::sync, EIO);
+  EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
+  faults_.clear();
+  {
+    const auto second = use("a");
+    EXPECT_EQ(error_of([&] { image->clear_failure(true); }).code(), EBUSY);
+  }
+  image->clear_failure(true);
+  write(*image, 2 * 4096, filled(4096, 3));
+  image->flush();
+  EXPECT_EQ(content(*image, 0, 4096), filled(4096, 1));
+  EXPECT_EQ(content(*image, 4096, 4096), base_chunk(1));
+  EXPECT_EQ(map_on_disk(catalog_path(), image->layer_id(), 4), "p.p.");
+}
+
+TEST_F(FaultTest, AWriteThatWasUnderWayWhenTheFlushFailedLeavesNoChunkPresent) {
+  const auto image = use("a");
+  write(*image, 0, filled(4096, 1));
+  std::atomic<bool> writing = false;
+  std::atomic<bool> go_on = false;
+  faults_.set([&](const std::string& path, FileOperation operation, uint64_t offset, uint64_t) {
+    if (!path.ends_with(".cow")) return 0;
+    if (operation == FileOperation::sync) return EIO;
+    if (operation == FileOperation::write && offset == 5 * 4096) {
+      writing = true;
+      while (!go_on) std::this_thread::yield();
+    }
+    return 0;
+  });
+  std::thread writer([&] { write(*image, 5 * 4096, filled(4096, 2)); });
+  while (!writing) std::this_thread::yield();
+  std::thread flusher([&] { EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO); });
+  while (!image->failed()) std::this_thread::yield();
+  go_on = true;
+  writer.join();
+  flusher.join();
+  EXPECT_EQ(content(*image, 5 * 4096, 4096), base_chunk(5));
+}
+
+TEST_F(FaultTest, WhereTheCatalogCannotBeReadAfterAFailureReadsFailToo) {
+  const auto image = use("a");
+  write(*image, 0, filled(4096, 1));
+  image->flush();
+  write(*image, 4096, filled(4096, 2));
+  fail(FileOperation::sync, EIO);
+  run_sql(catalog_path(), "UPDATE map_page SET bits = x'00'");
+  EXPECT_EQ(error_of([&] { image->flush(); }).code(), EIO);
+  faults_.clear();
+  EXPECT_EQ(error_of([&] { content(*image, 0, 4096); }).code(), EIO);
 }
 
 TEST_F(FaultTest, ErrorReachesEveryFlushThatSharedTheCommit) {
