@@ -155,6 +155,9 @@ ServerConfig configure(const Line& line) {
   config.max_read = options.max_read;
   config.umask = options.umask;
   config.cache = options.cache;
+  // Under the writeback cache an error would lose what the machine takes for written.
+  config.full = options.full.value_or(options.cache == CacheMode::writeback ? FullMode::wait
+                                                                            : FullMode::error);
   config.tune = options.tune;
   config.tune_always = options.tune_always;
   config.fuse_options = std::move(options.fuse);

@@ -103,6 +103,12 @@ CacheMode cache_mode(const Item& item) {
   refuse_value(item, "the cache is writeback or none");
 }
 
+FullMode full_mode(const Item& item) {
+  if (item.value == "wait") return FullMode::wait;
+  if (item.value == "error") return FullMode::error;
+  refuse_value(item, "what a write without space does is wait or error");
+}
+
 void apply(const Item& item, MountOptions& options) {
   const bool plain = !item.value;
   const std::string& name = item.name;
@@ -128,6 +134,8 @@ void apply(const Item& item, MountOptions& options) {
     options.umask = number<mode_t>(item, 8, 0777, "is no octal number up to 777");
   } else if (name == "cache") {
     options.cache = cache_mode(item);
+  } else if (name == "full") {
+    options.full = full_mode(item);
   } else if (name == "subtype") {
     if (item.value != "cowfs") refuse_value(item, "the type of these mounts is fuse.cowfs");
   } else if (is_fuse_option(name)) {

@@ -19,6 +19,7 @@ struct MountOptions {
   std::optional<gid_t> gid;
   std::optional<mode_t> umask;
   CacheMode cache = CacheMode::writeback;
+  std::optional<FullMode> full;  ///< none: what goes with the cache
   bool tune = true;
   bool tune_always = false;
   std::vector<std::string> fuse;  ///< FUSE's own, as libfuse wants them

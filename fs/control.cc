@@ -10,10 +10,10 @@
 
 namespace cowfs {
 
-nlohmann::json ask_server(const std::string& path) {
+nlohmann::json ask_server(const std::string& path, const nlohmann::json& question) {
   const File file(path, O_RDONLY | O_NONBLOCK);
   ControlMessage message{};
-  pack({{"ask", "info"}}, message);
+  pack(question, message);
   if (::ioctl(file.fd(), kControlRequest, &message) != 0) {
     const int code = errno == EINVAL || errno == ENOSYS ? ENOTTY : errno;
     if (code == ENOTTY) throw Error::with_message(ENOTTY, path + ": is not in a cowfs mount");

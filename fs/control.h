@@ -12,12 +12,21 @@ namespace cowfs {
 /// mount, opened read-only. The buffer carries a JSON text there and one back, each ended by a NUL
 /// byte.
 ///
-/// Request: {"ask": "info"}. What can be asked changes nothing, so who may open may ask.
-/// Answer on the directory: mount, base, base_size, store, chunk_size, policy, format_version,
-/// images, own_bytes, free_bytes, total_bytes, cache, read_only, server_pid, version. On an image:
+/// Request: {"ask": WHAT, ...}; the answer is an object, or an errno value.
+///
+///   info             on the directory or an image: facts, for who may open it
+///   end_waiting      on the directory: ends with an error what waits for space, and lets nothing
+///                    wait any more
+///   set_space_limit  on an image: "bytes": a number or null
+///
+/// All but info is for root and the user that the server runs as.
+///
+/// Facts of the directory: mount, base, base_size, store, chunk_size, policy, format_version,
+/// images, own_bytes, free_bytes, total_bytes, cache, full, parked, read_only, server_pid, version.
+/// Of an image:
 /// cow_file (or null), own_bytes, openers (open descriptions, the asking one included), layer,
 /// created_ns, failure (why it
-/// takes no writes, or null).
+/// takes no writes, or null), space_limit (bytes or null), parked (requests that wait for space).
 struct ControlMessage {
   std::array<char, 8192> text;
 };
@@ -26,7 +35,8 @@ constexpr unsigned long kControlRequest = _IOWR('c', 0x0f, ControlMessage);
 
 /// Asks the server of the mount that `path` lies in. Throws Error: ENOTTY if that is no cowfs
 /// mount, ENOTCONN if its server is dead.
-nlohmann::json ask_server(const std::string& path);
+nlohmann::json ask_server(const std::string& path,
+                          const nlohmann::json& question = {{"ask", "info"}});
 
 /// Writes `json` into `message`; EMSGSIZE if it does not fit.
 void pack(const nlohmann::json& json, ControlMessage& message);

@@ -8,13 +8,14 @@ Deferred::Deferred(size_t most) : most_(most) {
   threads_.emplace_back([this] { work(); });
 }
 
-Deferred::~Deferred() {
+void Deferred::finish() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void Deferred::run(std::function<void()> action) {

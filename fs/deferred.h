@@ -19,8 +19,10 @@ class Deferred {
   explicit Deferred(size_t most);
   Deferred(const Deferred&) = delete;
   Deferred& operator=(const Deferred&) = delete;
-  /// Runs what is queued, then ends.
-  ~Deferred();
+  ~Deferred() { finish(); }
+
+  /// Runs what is queued, and ends the threads.
+  void finish();
 
   void run(std::function<void()> action);
 

@@ -27,7 +27,8 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
       config_(config),
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       names_changed_ns_(now_ns()),
-      deferred_(kMostDeferredThreads) {}
+      deferred_(kMostDeferredThreads),
+      parking_(*config.log) {}
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.
@@ -92,6 +93,8 @@ nlohmann::json FileSystem::describe_mount() {
           {"free_bytes", space.available},
           {"total_bytes", space.total},
           {"cache", writeback() ? "writeback" : "none"},
+          {"full", waits_for_space() ? "wait" : "error"},
+          {"parked", parking_.count()},
           {"read_only", config_.read_only},
           {"server_pid", ::getpid()},
           {"version", COWFS_VERSION}};
@@ -103,8 +106,11 @@ nlohmann::json FileSystem::describe(Image& image) {
                         {"layer", image.layer_id()},
                         {"created_ns", image.attributes().btime_ns},
                         {"failure", nullptr},
+                        {"space_limit", nullptr},
+                        {"parked", parking_.count(image.id())},
                         {"cow_file", nullptr}};
   if (const auto failure = image.failure()) answer["failure"] = *failure;
+  if (const auto limit = image.space_limit()) answer["space_limit"] = *limit;
   if (const auto path = cow_file(store_.facts().directory, image.layer_id())) {
     answer["cow_file"] = *path;
   }
@@ -123,6 +129,11 @@ void FileSystem::log_error(const char* operation, uint64_t inode, const std::str
   } else {
     config_.log->error("{}: {}", subject, what);
   }
+}
+
+void FileSystem::finish() {
+  parking_.finish();
+  deferred_.finish();
 }
 
 bool FileSystem::begin_flush_here() {

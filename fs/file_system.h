@@ -11,6 +11,7 @@
 #include "fs/control.h"
 #include "fs/deferred.h"
 #include "fs/inodes.h"
+#include "fs/parking.h"
 #include "fs/rate_limit.h"
 #include "fs/server.h"
 #include "store/store.h"
@@ -27,6 +28,9 @@ class FileSystem {
   [[nodiscard]] bool writeback() const { return config_.cache == CacheMode::writeback; }
   [[nodiscard]] OpenCounts& open_counts() { return open_counts_; }
   [[nodiscard]] Deferred& deferred() { return deferred_; }
+  [[nodiscard]] Parking& parking() { return parking_; }
+  /// Whether what finds no space waits for some.
+  [[nodiscard]] bool waits_for_space() const { return config_.full == FullMode::wait; }
 
   /// ENOENT if there is no such image, also if it was removed.
   [[nodiscard]] std::shared_ptr<Image> image(uint64_t inode);
@@ -57,6 +61,9 @@ class FileSystem {
 
   [[nodiscard]] static unsigned threads();
 
+  /// Has every request that was set aside answered. The session has ended, and is still there.
+  void finish();
+
  private:
   Store& store_;
   const ServerConfig& config_;
@@ -65,7 +72,8 @@ class FileSystem {
   RateLimit rate_limit_;
   std::atomic<int64_t> names_changed_ns_;
   std::atomic<unsigned> flushes_here_ = 0;
-  Deferred deferred_;  // last: its threads use what is above
+  Deferred deferred_;  // its threads use what is above
+  Parking parking_;    // likewise
 };
 
 /// Nanoseconds since the epoch.

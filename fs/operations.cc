@@ -8,7 +8,9 @@ namespace cowfs {
 namespace {
 
 constexpr unsigned kMaxReadAhead = 4U << 20;
-constexpr unsigned kMaxBackground = 128;
+// The kernel keeps back what goes beyond it, of all images. Writes that wait for space count, and
+// are not to stop others.
+constexpr unsigned kMaxBackground = 32768;
 
 void init(void* user_data, fuse_conn_info* connection) {
   const FileSystem& fs = *static_cast<FileSystem*>(user_data);
@@ -44,6 +46,7 @@ fuse_lowlevel_ops make_table() {
   add_name_operations(table);
   add_attribute_operations(table);
   add_data_operations(table);
+  add_control_operations(table);
   return table;
 }
 

@@ -11,6 +11,7 @@ const fuse_lowlevel_ops& operations();
 // Parts of the table, by file.
 void add_name_operations(fuse_lowlevel_ops& table);       // operations_names.cc
 void add_attribute_operations(fuse_lowlevel_ops& table);  // operations_attributes.cc
-void add_data_operations(fuse_lowlevel_ops& table);       // operations_data.cc
+void add_data_operations(fuse_lowlevel_ops& table);
+void add_control_operations(fuse_lowlevel_ops& table);  // operations_data.cc
 
 }  // namespace cowfs

@@ -10,7 +10,6 @@
 #include <string>
 #include <string_view>
 
-#include "fs/control.h"
 #include "fs/operations.h"
 #include "fs/operations_common.h"
 #include "fs/reply.h"
@@ -152,26 +151,6 @@ void remove_xattr(fuse_req_t request, fuse_ino_t /*inode*/, const char* name) {
   fuse_reply_err(request, refusal(name));
 }
 
-// ---- questions of the commands
-// -------------------------------------------------------------------
-
-void control(fuse_req_t request, fuse_ino_t inode, unsigned command, void* /*argument*/,
-             fuse_file_info* /*info*/, unsigned /*flags*/, const void* in, size_t in_size,
-             size_t out_size) {
-  answer(request, "ioctl", inode, [&] {
-    if (command != kControlRequest || in_size < sizeof(ControlMessage) ||
-        out_size < sizeof(ControlMessage)) {
-      throw Error(ENOTTY, "ioctl");
-    }
-    ControlMessage message{};
-    std::memcpy(&message, in, sizeof(message));
-    if (unpack(message).value("ask", "") != "info") throw Error(EINVAL, "ioctl");
-    FileSystem& fs = file_system(request);
-    pack(inode == kRootInode ? fs.describe_mount() : fs.describe(*fs.image(inode)), message);
-    fuse_reply_ioctl(request, 0, &message, sizeof(message));
-  });
-}
-
 }  // namespace
 
 void add_attribute_operations(fuse_lowlevel_ops& table) {
@@ -182,7 +161,6 @@ void add_attribute_operations(fuse_lowlevel_ops& table) {
   table.listxattr = list_xattrs;
   table.setxattr = set_xattr;
   table.removexattr = remove_xattr;
-  table.ioctl = control;
 }
 
 }  // namespace cowfs

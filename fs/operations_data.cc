@@ -1,7 +1,8 @@
 // Operations on an image's data: reading, writing, zeroing, copying, flushing.
 //
 // A thread that serves requests never waits for a chunk that another is copying up: such a write is
-// set aside with its data, and taken up again when the chunk is free.
+// set aside with its data, and taken up again when the chunk is free. Nor does it wait for space on
+// a full disk: see parking.h.
 
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
@@ -53,7 +54,36 @@ void read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
   });
 }
 
-/// A write that waits for a chunk.
+/// Runs `work`, which answers the request as the last thing that it does. Where it finds no space,
+/// and requests wait for that, it is run again until it finds some (I7).
+template <typename Work>
+void answer_with_space(fuse_req_t request, const char* name, const std::shared_ptr<Image>& image,
+                       const Work& work) {
+  answer(request, name, image->id(), [&] {
+    FileSystem& fs = file_system(request);
+    try {
+      work();
+    } catch (const Error& error) {
+      if (!fs.waits_for_space() || !is_no_space(error.code())) throw;
+      const auto retry = [request, name, image, work](bool give_up) {
+        bool waits = false;
+        answer(request, name, image->id(), [&] {
+          if (fuse_req_interrupted(request) != 0) throw Error(EINTR, name);
+          try {
+            work();
+          } catch (const Error& again) {
+            if (give_up || !is_no_space(again.code())) throw;
+            waits = true;
+          }
+        });
+        return !waits;
+      };
+      if (!fs.parking().park(image->id(), error.what(), retry)) throw;
+    }
+  });
+}
+
+/// A write that was set aside, to wait for a chunk or for space.
 struct WaitingWrite {
   fuse_req_t request;
   std::shared_ptr<Image> image;
@@ -64,7 +94,7 @@ struct WaitingWrite {
 void wait_for(std::shared_ptr<WaitingWrite> write, ChunkRange busy);
 
 void take_up(const std::shared_ptr<WaitingWrite>& write) {
-  answer(write->request, "write", write->image->id(), [&] {
+  answer_with_space(write->request, "write", write->image, [write] {
     if (const auto busy = write->image->try_write(write->data, write->offset)) {
       wait_for(write, *busy);
       return;
@@ -89,14 +119,17 @@ void write(fuse_req_t request, fuse_ino_t inode, const char* data, size_t size, 
     const std::shared_ptr<Image> image = fs.image(inode);
     const std::span bytes(reinterpret_cast<const std::byte*>(data), size);
     const auto at = static_cast<uint64_t>(offset);
-    if (const auto busy = image->try_write(bytes, at)) {
-      wait_for(std::make_shared<WaitingWrite>(
-                   WaitingWrite{request, image, {bytes.begin(), bytes.end()}, at}),
-               *busy);
-      return;
+    try {
+      if (!image->try_write(bytes, at)) {
+        fs.note_written(*image);
+        fuse_reply_write(request, size);
+        return;
+      }
+    } catch (const Error& error) {
+      if (!fs.waits_for_space() || !is_no_space(error.code())) throw;
     }
-    fs.note_written(*image);
-    fuse_reply_write(request, size);
+    take_up(std::make_shared<WaitingWrite>(
+        WaitingWrite{request, image, {bytes.begin(), bytes.end()}, at}));
   });
 }
 
@@ -114,8 +147,8 @@ void sync(fuse_req_t request, fuse_ino_t inode, int /*data_only*/, fuse_file_inf
   answer(request, "fsync", inode, [&] {
     FileSystem& fs = file_system(request);
     const std::shared_ptr<Image> image = fs.image(inode);
-    const auto flush_it = [request, image, inode] {
-      answer(request, "fsync", inode, [&] {
+    const auto flush_it = [request, image] {
+      answer_with_space(request, "fsync", image, [request, image] {
         image->flush();
         fuse_reply_err(request, 0);
       });
@@ -134,21 +167,28 @@ void allocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_
     const std::shared_ptr<Image> image = fs.image(inode);
     const auto at = static_cast<uint64_t>(offset);
     const auto size = static_cast<uint64_t>(length);
-    const bool keep_size = (mode & FALLOC_FL_KEEP_SIZE) != 0;
+    const auto finish = [&fs, request, image, at, size, mode] {
+      if ((mode & FALLOC_FL_KEEP_SIZE) == 0) image->extend(at + size);
+      fs.note_written(*image);
+      fuse_reply_err(request, 0);
+    };
     switch (mode & ~FALLOC_FL_KEEP_SIZE) {
       case 0:
+        // Who asks for space wants to hear that there is none.
         image->reserve(at, size);
+        finish();
         break;
       case FALLOC_FL_PUNCH_HOLE:
       case FALLOC_FL_ZERO_RANGE:
-        image->make_zero(at, size);
+        // Parts of chunks are written, and may need space.
+        answer_with_space(request, "fallocate", image, [image, at, size, finish] {
+          image->make_zero(at, size);
+          finish();
+        });
         break;
       default:
         throw Error(EOPNOTSUPP, "fallocate");
     }
-    if (!keep_size) image->extend(at + size);
-    fs.note_written(*image);
-    fuse_reply_err(request, 0);
   });
 }
 

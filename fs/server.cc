@@ -156,6 +156,7 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
     serve_signals(config, signals, ended.fd(), root.st_dev);
     store.announce_ending();
     session.join();
+    fs.finish();  // while there is a session to answer to
   }
   const bool durable = store.close();
   store.clear_failures();

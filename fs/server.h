@@ -14,6 +14,8 @@
 namespace cowfs {
 
 enum class CacheMode { writeback, none };
+/// What becomes of a write for which there is no space (I7).
+enum class FullMode { wait, error };
 
 /// All that a server is told.
 struct ServerConfig {
@@ -25,6 +27,7 @@ struct ServerConfig {
   std::optional<gid_t> gid;
   std::optional<mode_t> umask;  ///< taken from 0777, or 0666 of images
   CacheMode cache = CacheMode::writeback;
+  FullMode full = FullMode::wait;
   std::optional<uint32_t> max_read;  ///< bytes of the largest read request
   bool tune = true;  ///< set the bdi where root may, and its dirty limits where that is safe
   bool tune_always = false;  ///< the dirty limits also where PR_SET_IO_FLUSHER was refused

@@ -233,6 +233,19 @@ void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
   }
 }
 
+void Catalog::change(const std::function<void(Change&)>& work) {
+  for (bool first = true;; first = false) {
+    try {
+      Change change(*this);
+      work(change);
+      change.commit();
+      return;
+    } catch (const Error& error) {
+      if (!first || !is_no_space(error.code()) || !make_room_ || !make_room_()) throw;
+    }
+  }
+}
+
 Catalog::Change::Change(Catalog& catalog)
     : catalog_(catalog), lock_(catalog.mutex_), transaction_(catalog.database_) {}
 

@@ -224,6 +224,10 @@ std::vector<PageCopy> ChunkMap::take_dirty(uint64_t end) {
   return copies;
 }
 
+void ChunkMap::put_back(const std::vector<uint64_t>& pages) {
+  for (const uint64_t page : pages) mark_dirty(page, slot_for_change(page));
+}
+
 bool ChunkMap::dirty() {
   const std::lock_guard lock(dirty_mutex_);
   return !dirty_pages_.empty();

@@ -60,6 +60,8 @@ class ChunkMap {
   /// that the copy misses leaves the mark set. What is said of chunks from `end` on is left out,
   /// and stays marked.
   [[nodiscard]] std::vector<PageCopy> take_dirty(uint64_t end = kMaxChunks);
+  /// Takes it back for some pages that take_dirty returned.
+  void put_back(const std::vector<uint64_t>& pages);
   [[nodiscard]] PageCopy copy(uint64_t page);
   [[nodiscard]] bool dirty();
 

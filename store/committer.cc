@@ -14,8 +14,10 @@ constexpr unsigned kCheckpointRounds = 15;
 
 }  // namespace
 
-Committer::Committer(Catalog& catalog, ListImages list, spdlog::logger& log)
-    : catalog_(catalog), list_(std::move(list)), log_(log), thread_([this] { run(); }) {
+Committer::Committer(Catalog& catalog, Reserve& reserve, ListImages list, spdlog::logger& log)
+    : catalog_(catalog), reserve_(reserve), list_(std::move(list)), log_(log), thread_([this] {
+        run();
+      }) {
   catalog_.when_log_is_long([this] {
     {
       const std::lock_guard lock(mutex_);
@@ -46,6 +48,7 @@ void Committer::run() {
     lock.unlock();
     if (!woken) {
       commit_all();
+      reserve_.renew();
       ++round;
     }
     if (woken || round % kCheckpointRounds == 0) checkpoint();

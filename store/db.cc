@@ -33,6 +33,13 @@ int errno_of(sqlite3* database, int code) {
       return EUCLEAN;
     case SQLITE_CONSTRAINT:
       return EEXIST;
+    case SQLITE_IOERR: {
+      // SQLite knows ENOSPC of writes only; nothing was synced in vain where there is no space.
+      const int system = database != nullptr ? sqlite3_system_errno(database) : 0;
+      const bool wrote = code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_SHMSIZE ||
+                         code == SQLITE_IOERR_SHMOPEN || code == SQLITE_IOERR_SHMMAP;
+      return wrote && is_no_space(system) ? ENOSPC : EIO;
+    }
     case SQLITE_CANTOPEN: {
       const int system = database != nullptr ? sqlite3_system_errno(database) : 0;
       return system != 0 ? system : ENOENT;

@@ -1,11 +1,14 @@
 #include "store/error.h"
 
+#include <cerrno>
 #include <system_error>
 
 namespace cowfs {
 
 Error::Error(int code, const std::string& context)
     : Error(context + ": " + error_text(code), code) {}
+
+bool is_no_space(int code) { return code == ENOSPC || code == EDQUOT; }
 
 std::string error_text(int code) { return std::generic_category().message(code); }
 

@@ -24,6 +24,9 @@ class Error : public std::runtime_error {
   int code_;
 };
 
+/// Whether an errno value says that there is no space (left, or allowed).
+bool is_no_space(int code);
+
 /// strerror(3), thread-safe.
 std::string error_text(int code);
 

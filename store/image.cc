@@ -41,6 +41,7 @@ Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer>
       size_(row.size),
       failed_(failure.has_value()),
       failure_(failure),
+      space_limit_(row.space_limit),
       committed_size_(row.size),
       committed_limit_(layer_->parent_limit()) {
   times_.lock()->attributes = {.mode = row.mode,
@@ -293,6 +294,15 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
   return std::nullopt;
 }
 
+SpaceLimit::Claim Image::claim_space(uint64_t bytes) {
+  return space_limit_.claim(bytes, [this] { return own_bytes(); });
+}
+
+void Image::set_space_limit(std::optional<uint64_t> bytes) {
+  context_.catalog.change([&](Catalog::Change& change) { change.set_space_limit(id_, bytes); });
+  space_limit_.set(bytes);
+}
+
 void Image::write_new(std::span<const std::byte> buffer, uint64_t offset) {
   const ChunkSize chunk = context_.chunk;
   const uint64_t end = offset + buffer.size();
@@ -310,23 +320,39 @@ void Image::write_new(std::span<const std::byte> buffer, uint64_t offset) {
   std::array<iovec, 3> pieces{iovec{fill.get(), head},
                               iovec{const_cast<std::byte*>(buffer.data()), buffer.size()},
                               iovec{fill.get() + head, tail}};
+  const SpaceLimit::Claim claim = claim_space(stop - start);
+  const uint64_t first = start;
   std::span<iovec> rest(pieces);
-  while (start < stop) {
-    const Run place = layer_->place(start, stop - start);
-    std::vector<iovec> now;
-    for (uint64_t want = place.length; want > 0;) {
-      iovec& front = rest.front();
-      const auto step = static_cast<size_t>(std::min<uint64_t>(want, front.iov_len));
-      now.push_back({front.iov_base, step});
-      front.iov_base = static_cast<std::byte*>(front.iov_base) + step;
-      front.iov_len -= step;
-      want -= step;
-      if (front.iov_len == 0) rest = rest.subspan(1);
+  try {
+    while (start < stop) {
+      const Run place = layer_->place(start, stop - start);
+      std::vector<iovec> now;
+      for (uint64_t want = place.length; want > 0;) {
+        iovec& front = rest.front();
+        const auto step = static_cast<size_t>(std::min<uint64_t>(want, front.iov_len));
+        now.push_back({front.iov_base, step});
+        front.iov_base = static_cast<std::byte*>(front.iov_base) + step;
+        front.iov_len -= step;
+        want -= step;
+        if (front.iov_len == 0) rest = rest.subspan(1);
+      }
+      place.file->write_vector(now, place.file_offset);
+      // I4: only what has been written becomes present.
+      layer_->set_present(start, place);
+      start += place.length;
     }
-    place.file->write_vector(now, place.file_offset);
-    // I4: only what has been written becomes present.
-    layer_->set_present(start, place);
-    start += place.length;
+  } catch (const Error& error) {
+    // What the host gave before it ran out would be of no use to anybody.
+    if (is_no_space(error.code())) give_up_space(first, stop - first);
+    throw;
+  }
+}
+
+void Image::give_up_space(uint64_t offset, uint64_t length) {
+  try {
+    layer_->reclaim(offset, length);
+  } catch (const Error& error) {
+    context_.log.debug("image {}: space not given back: {}", id_, error.what());
   }
 }
 
@@ -419,6 +445,7 @@ void Image::reserve(uint64_t offset, uint64_t length) {
   const uint64_t end = chunk.up(offset + length);
   try {
     layer_->reserve(start, end - start);
+    const SpaceLimit::Claim nothing_more = claim_space(0);
   } catch (const Error&) {
     // The host keeps what it had allocated when it ran out of space.
     const RangeLock::Guard guard = chunks_.lock({chunk.chunk_of(start), chunk.chunk_of(end)});

@@ -18,6 +18,7 @@
 #include "store/group_commit.h"
 #include "store/layer.h"
 #include "store/range_lock.h"
+#include "store/space_limit.h"
 #include "store/synchronized.h"
 
 namespace cowfs {
@@ -130,6 +131,7 @@ class Image : public std::enable_shared_from_this<Image> {
   // ---- durability ------------------------------------------------------------------------------
 
   /// What was written before is durable when it returns (I3). Concurrent calls share one commit.
+  /// ENOSPC if the catalog has no room for it: nothing is lost, and it can be tried again.
   void flush();
   /// As flush, and writes the times too.
   void flush_all();
@@ -140,6 +142,11 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] bool needs_flush();
   /// Puts the times into a change that the caller commits, at the end, when nobody uses the image.
   void put_times(Catalog::Change& change);
+
+  /// Bounds the space that it may take of its own: what needs more fails with ENOSPC, as on a full
+  /// disk. None: no bound. Durable when it returns. It takes away nothing that is there.
+  void set_space_limit(std::optional<uint64_t> bytes);
+  [[nodiscard]] std::optional<uint64_t> space_limit() const { return space_limit_.get(); }
 
   /// Sets the size; atomic and durable when it returns. What a shrink took away never comes back.
   /// No write or zeroing behind the smaller size may be under way.
@@ -191,6 +198,8 @@ class Image : public std::enable_shared_from_this<Image> {
   /// Writes into chunks that are not present; the caller holds them.
   void write_new(std::span<const std::byte> buffer, uint64_t offset);
   void raise_size(uint64_t size);
+  [[nodiscard]] SpaceLimit::Claim claim_space(uint64_t bytes);
+  void give_up_space(uint64_t offset, uint64_t length);
   /// What an absent or zero chunk reads as, for filling up a new one.
   void read_old(ChunkState state, std::span<std::byte> buffer, uint64_t offset) const;
   void zero_part(uint64_t offset, uint64_t length);
@@ -216,6 +225,8 @@ class Image : public std::enable_shared_from_this<Image> {
 
   // image_commit.cc
   void commit(bool with_times);
+  void publish_or_put_back(const Layer::Changes& changes,
+                           const std::function<void(Catalog::Change&)>& work);
   template <typename Work>
   void run_commit(std::optional<RangeLock::Guard>& held, const Work& work);
   void discard_uncommitted();
@@ -242,6 +253,7 @@ class Image : public std::enable_shared_from_this<Image> {
   RangeLock chunks_;
   std::mutex shape_mutex_;  // what a commit copies does not change in the middle of a sharing
   std::atomic<uint64_t> reclaims_ = 0;  // see read
+  SpaceLimit space_limit_;
   static constexpr int64_t kShareCredit = 16 << 20;
   std::atomic<int64_t> share_credit_ = kShareCredit;  // bytes of the base to fetch for comparing
   GroupCommit flushes_;

@@ -11,10 +11,13 @@
 // write sets its bits before it raises the size: a committed size never covers chunks whose bits
 // the commit lacks.
 //
-// If (2) or (3) fails the copies are dropped and the image fails (I8): the host may have marked the
-// unwritten pages clean, so that a second sync would lie. The live map goes back to what the
-// catalog has, since what it said beyond that may have no data any more. That it failed is recorded
-// in the catalog and outlives the server.
+// Where the catalog finds no space for (3), the reserve given up, the copies are dropped and the
+// marks are set again: nothing is lost, and the flush fails with ENOSPC until there is space (I7).
+//
+// If (2) or (3) fails otherwise the copies are dropped and the image fails (I8): the host may have
+// marked the unwritten pages clean, so that a second sync would lie. The live map goes back to what
+// the catalog has, since what it said beyond that may have no data any more. That it failed is
+// recorded in the catalog and outlives the server.
 //
 // Punching comes after the commit (I12). A chunk that was written again meanwhile is left alone.
 
@@ -40,6 +43,11 @@ ImageRow row_of(uint64_t id, const Attributes& attributes) {
   return row;
 }
 
+/// The catalog has no space for a commit: nothing is lost, all goes with the next one.
+struct NoRoom {
+  Error error;
+};
+
 }  // namespace
 
 // Runs `work` with the commit's lock held. `held` are chunks that the caller holds: they are let go
@@ -53,6 +61,8 @@ void Image::run_commit(std::optional<RangeLock::Guard>& held, const Work& work) 
     try {
       work();
       return;
+    } catch (const NoRoom& none) {
+      throw Error(none.error);
     } catch (const std::exception& error) {
       failure = error.what();
     }
@@ -63,6 +73,24 @@ void Image::run_commit(std::optional<RangeLock::Guard>& held, const Work& work) 
   throw Error::with_message(EIO, failure);
 }
 
+// (3), with what else goes with it. Where there is no space for it, after the data was synced well,
+// nothing has been lost and nothing is said that is not so: the changes wait for the next commit.
+void Image::publish_or_put_back(const Layer::Changes& changes,
+                                const std::function<void(Catalog::Change&)>& work) {
+  try {
+    context_.catalog.change([&](Catalog::Change& change) {
+      layer_->publish(change, changes);
+      work(change);
+    });
+  } catch (const Error& error) {
+    if (!is_no_space(error.code())) throw;
+    layer_->put_back(changes);
+    times_.lock()->dirty = true;
+    throw NoRoom{Error::with_message(
+        ENOSPC, "image " + std::to_string(id_) + ": not committed yet: " + error.what())};
+  }
+}
+
 void Image::fail(const std::string& failure) {
   *failure_.lock() = failure;
   failed_ = true;
@@ -71,9 +99,8 @@ void Image::fail(const std::string& failure) {
       "then unmount and mount, or use cowfs check --clear",
       id_, failure);
   try {
-    Catalog::Change change(context_.catalog);
-    change.set_failure(layer_id_, failure);
-    change.commit();
+    context_.catalog.change(
+        [&](Catalog::Change& change) { change.set_failure(layer_id_, failure); });
   } catch (const Error& error) {
     context_.log.error("image {}: not recorded that it failed: {}", id_, error.what());
   }
@@ -105,9 +132,8 @@ void Image::clear_failure(bool caller_uses) {
   if (unreadable_.load()) discard_uncommitted();
   const std::lock_guard lock(commit_mutex_);
   if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
-  Catalog::Change change(context_.catalog);
-  change.set_failure(layer_id_, std::nullopt);
-  change.commit();
+  context_.catalog.change(
+      [&](Catalog::Change& change) { change.set_failure(layer_id_, std::nullopt); });
   failure_.lock()->reset();
   failed_ = false;
 }
@@ -159,12 +185,11 @@ void Image::commit(bool with_times) {
       attributes = times->attributes;
     }
     if (due || times_due) {
-      Catalog::Change change(context_.catalog);
-      layer_->publish(change, *changes);
-      if (size != committed_size_) change.set_size(id_, size);
-      if (limit != committed_limit_) change.set_parent_limit(layer_id_, limit);
-      if (times_due) change.set_image(row_of(id_, attributes));
-      change.commit();
+      publish_or_put_back(*changes, [&](Catalog::Change& change) {
+        if (size != committed_size_) change.set_size(id_, size);
+        if (limit != committed_limit_) change.set_parent_limit(layer_id_, limit);
+        if (times_due) change.set_image(row_of(id_, attributes));
+      });
       committed_size_ = size;
       committed_limit_ = limit;
     }
@@ -212,11 +237,10 @@ void Image::resize(uint64_t size) {
       const uint64_t limit = std::min(layer_->parent_limit(), size);
       changes = layer_->prepare_cut(size);
       layer_->sync_data();
-      Catalog::Change change(context_.catalog);
-      layer_->publish(change, *changes);
-      change.set_size(id_, size);
-      change.set_parent_limit(layer_id_, limit);
-      change.commit();
+      publish_or_put_back(*changes, [&](Catalog::Change& change) {
+        change.set_size(id_, size);
+        change.set_parent_limit(layer_id_, limit);
+      });
       layer_->committed();
       committed_size_ = size;
       committed_limit_ = limit;
@@ -252,9 +276,8 @@ void Image::set_owner_and_mode(uint32_t uid, uint32_t gid, uint32_t mode, int64_
   attributes.gid = gid;
   attributes.mode = mode & 0777U;
   attributes.ctime_ns = ctime_ns;
-  Catalog::Change change(context_.catalog);
-  change.set_image(row_of(id_, attributes));
-  change.commit();
+  context_.catalog.change(
+      [&](Catalog::Change& change) { change.set_image(row_of(id_, attributes)); });
   auto times = times_.lock();
   times->attributes.uid = attributes.uid;
   times->attributes.gid = attributes.gid;

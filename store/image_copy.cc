@@ -97,6 +97,7 @@ bool Image::clone_present(const Run& run, uint64_t offset, const std::function<b
     Run place = layer_->find(offset + done, length - done);
     const bool fresh = place.state != ChunkState::present;
     if (fresh) place = layer_->place(offset + done, place.length);
+    const SpaceLimit::Claim claim = fresh ? claim_space(place.length) : SpaceLimit::Claim();
     if (!place.file->clone_range(*run.file, run.file_offset + done, place.file_offset,
                                  place.length) ||
         !intact()) {

@@ -31,7 +31,8 @@ struct Run {
 /// `activate`/`deactivate`, during which nothing else is called.
 class Layer {
  public:
-  /// What `prepare` copied. Dropping it unpublished loses it: `discard` is due then (I8).
+  /// What `prepare` copied. Dropping it unpublished loses it: `put_back` or `discard` is due
+  /// then.
   class Changes {
    public:
     virtual ~Changes() = default;
@@ -86,6 +87,9 @@ class Layer {
   virtual void publish(Catalog::Change& change, const Changes& changes) = 0;
   /// What was prepared last is durable now.
   virtual void committed() = 0;
+  /// Takes back what was prepared last, after a commit that found no space for it and left all as
+  /// it was: it goes with the next one.
+  virtual void put_back(const Changes& changes) = 0;
   /// Forgets what was changed since the last commit, after one failed (I8): all is as the catalog
   /// has it. Nobody changes chunks meanwhile. If it throws, what `find` says is not to be believed.
   virtual void discard() = 0;

@@ -33,6 +33,7 @@ using FreedRanges = std::vector<std::pair<uint64_t, uint64_t>>;
 
 struct SparseChanges : Layer::Changes {
   std::vector<PageCopy> pages;
+  std::vector<uint64_t> taken;  // pages whose marks were cleared
   FreedRanges freed;
   std::optional<uint64_t> remove_pages_from;
   bool names_file = false;  // the catalog does not know of the file yet
@@ -178,6 +179,15 @@ class SparseLayer final : public Layer {
     freeing_.clear();
   }
 
+  void put_back(const Changes& changes) override {
+    naming_file_ = false;
+    const SparseChanges& copies = sparse(changes);
+    map_->put_back(copies.taken);
+    const std::lock_guard lock(mutex_);
+    for (const auto& [offset, length] : copies.freed) freed_.add(offset, length);
+    freeing_.clear();
+  }
+
   void discard() override {
     naming_file_ = false;
     file_is_durable_ = false;
@@ -232,6 +242,7 @@ class SparseLayer final : public Layer {
       freeing_ = std::exchange(freed_, {});
     }
     changes->pages = map_->take_dirty(chunk_.chunk_of(chunk_.up(size)));
+    for (const PageCopy& copy : changes->pages) changes->taken.push_back(copy.page);
     changes->names_file = has_unnamed_file();
     return changes;
   }

@@ -148,8 +148,8 @@ Store::Store(Options options) : options_(std::move(options)) {
     lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
   }
 
-  catalog_ = std::make_unique<Catalog>(catalog_path(directory), Database::Mode::read_write,
-                                       *options_.schema);
+  reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
+  open_catalog();
   if (catalog_->upgraded()) {
     options_.log->warn(
         "store {}: upgraded to format version {}; a copy of the old catalog is "
@@ -172,7 +172,7 @@ Store::Store(Options options) : options_(std::move(options)) {
   check_base();
   load();
   committer_ = std::make_unique<Committer>(
-      *catalog_,
+      *catalog_, *reserve_,
       [this] {
         std::vector<std::shared_ptr<Image>> images;
         auto names = names_.lock();
@@ -182,14 +182,43 @@ Store::Store(Options options) : options_(std::move(options)) {
       *options_.log);
 }
 
-Store::~Store() = default;
+Store::~Store() {
+  committer_.reset();
+  catalog_.reset();
+  // SQLite has removed its log: there may be space again for the next who opens the store.
+  if (reserve_ != nullptr) reserve_->renew();
+}
+
+// SQLite makes files beside the catalog: on a full disk the reserve has room for them.
+void Store::open_catalog() {
+  const auto open = [this] {
+    catalog_ = std::make_unique<Catalog>(catalog_path(options_.directory),
+                                         Database::Mode::read_write, *options_.schema);
+  };
+  try {
+    open();
+  } catch (const Error& error) {
+    if (!is_no_space(error.code()) || !reserve_->give_up()) throw;
+    open();
+  }
+  catalog_->when_full([this] {
+    if (!reserve_->give_up()) return false;
+    options_.log->error(
+        "store {}: the disk is full: the reserve of the catalog was given up, so that flushes go "
+        "on for now; make room",
+        options_.directory);
+    return true;
+  });
+  reserve_->renew();
+}
 
 void Store::unmake_if_new() {
   if (!made_here_ || image_count() > 0) return;
   committer_.reset();
   catalog_.reset();
   std::error_code ignored;
-  for (const char* name : {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock"}) {
+  for (const char* name :
+       {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock", "reserve"}) {
     fs::remove(facts_.directory + "/" + name, ignored);
   }
   fs::remove(facts_.directory, ignored);
@@ -253,9 +282,7 @@ void Store::check_base() {
   } else if (!moved) {
     return;
   }
-  Catalog::Change change(*catalog_);
-  change.set_base(verdict.row);
-  change.commit();
+  catalog_->change([&](Catalog::Change& change) { change.set_base(verdict.row); });
   facts_.base_path = verdict.row.path;
   facts_.base_size = verdict.row.size;
 }
@@ -373,9 +400,9 @@ bool Store::close() {
   // Times alone: one commit for all.
   try {
     if (!touched.empty()) {
-      Catalog::Change change(*catalog_);
-      for (Image* image : touched) image->put_times(change);
-      change.commit();
+      catalog_->change([&](Catalog::Change& change) {
+        for (Image* image : touched) image->put_times(change);
+      });
     }
   } catch (const Error& error) {
     options_.log->error("close: times: {}", error.what());

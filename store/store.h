@@ -20,6 +20,7 @@
 #include "store/image.h"
 #include "store/map_arena.h"
 #include "store/policy.h"
+#include "store/reserve.h"
 #include "store/store_lock.h"
 
 namespace cowfs {
@@ -122,6 +123,7 @@ class Store {
   };
 
   void make(const Schema& schema);
+  void open_catalog();
   void check_base();
   void load();
   void remove_left_overs(const std::vector<LayerRow>& layers);
@@ -134,6 +136,7 @@ class Store {
   Options options_;
   std::optional<StoreLock> lock_;
   std::unique_ptr<Base> base_;
+  std::unique_ptr<Reserve> reserve_;
   std::unique_ptr<Catalog> catalog_;
   MapArena arena_;
   StoreFacts facts_;

@@ -64,12 +64,10 @@ std::shared_ptr<Image> Store::create(const NewImage& image) {
                .mtime_ns = now,
                .ctime_ns = now,
                .btime_ns = now};
-  {
-    Catalog::Change change(*catalog_);
+  catalog_->change([&](Catalog::Change& change) {
     row.layer = change.add_layer(limit);
     row.id = change.add_image(row);
-    change.commit();
-  }
+  });
   std::shared_ptr<Image> made =
       make_image(row, {.id = row.layer, .parent_limit = limit, .has_file = false});
   auto names = names_.lock();
@@ -84,13 +82,13 @@ void Store::remove(std::string_view name) {
   if (image == nullptr) throw Error(ENOENT, "image " + printable(name));
   const bool idle = image->unlink();
   try {
-    Catalog::Change change(*catalog_);
-    if (idle) {
-      change.remove_image(image->id(), image->layer_id());
-    } else {
-      change.set_name(image->id(), std::nullopt);
-    }
-    change.commit();
+    catalog_->change([&](Catalog::Change& change) {
+      if (idle) {
+        change.remove_image(image->id(), image->layer_id());
+      } else {
+        change.set_name(image->id(), std::nullopt);
+      }
+    });
   } catch (...) {
     image->cancel_unlink();
     throw;
@@ -121,11 +119,8 @@ void Store::free_unlinked(Image& image) {
 void Store::forget(Image& image) {
   const std::shared_ptr<Image> keep = find(image.id());
   if (keep == nullptr) return;
-  {
-    Catalog::Change change(*catalog_);
-    change.remove_image(image.id(), image.layer_id());
-    change.commit();
-  }
+  catalog_->change(
+      [&](Catalog::Change& change) { change.remove_image(image.id(), image.layer_id()); });
   names_.lock()->by_id.erase(image.id());
   remove_files(image);
 }
@@ -160,13 +155,13 @@ void Store::rename(std::string_view from, std::string_view to, Rename how) {
   const bool replaced = target != nullptr && !exchange;
   const bool idle = replaced && target->unlink();
   try {
-    Catalog::Change change(*catalog_);
-    // Names are unique at every step: the target loses its own first.
-    if (target != nullptr) change.set_name(target->id(), std::nullopt);
-    change.set_name(source->id(), std::string(to));
-    if (exchange) change.set_name(target->id(), std::string(from));
-    if (idle) change.remove_image(target->id(), target->layer_id());
-    change.commit();
+    catalog_->change([&](Catalog::Change& change) {
+      // Names are unique at every step: the target loses its own first.
+      if (target != nullptr) change.set_name(target->id(), std::nullopt);
+      change.set_name(source->id(), std::string(to));
+      if (exchange) change.set_name(target->id(), std::string(from));
+      if (idle) change.remove_image(target->id(), target->layer_id());
+    });
   } catch (...) {
     if (replaced) target->cancel_unlink();
     throw;

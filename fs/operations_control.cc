@@ -1,0 +1,80 @@
+// What the commands ask of the server; see fs/control.h.
+
+#include <fuse_lowlevel.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "fs/control.h"
+#include "fs/operations.h"
+#include "fs/operations_common.h"
+#include "fs/reply.h"
+
+namespace cowfs {
+namespace {
+
+/// For what is the administrator's: root, and the user that the server runs as.
+void require_administrator(fuse_req_t request) {
+  const uid_t caller = fuse_req_ctx(request)->uid;
+  if (caller != 0 && caller != ::geteuid()) throw Error(EPERM, "ioctl");
+}
+
+nlohmann::json set_space_limit(Image& image, const nlohmann::json& question) {
+  const auto bytes = question.find("bytes");
+  if (bytes == question.end() || !(bytes->is_null() || bytes->is_number_unsigned())) {
+    throw Error(EINVAL, "ioctl");
+  }
+  image.set_space_limit(bytes->is_null() ? std::nullopt : std::optional(bytes->get<uint64_t>()));
+  return nlohmann::json::object();
+}
+
+nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask) {
+  FileSystem& fs = file_system(request);
+  if (ask == "info") return fs.describe_mount();
+  if (ask == "end_waiting") {
+    require_administrator(request);
+    fs.parking().end_all();
+    return nlohmann::json::object();
+  }
+  throw Error(EINVAL, "ioctl");
+}
+
+nlohmann::json answer_on_image(fuse_req_t request, Image& image, const std::string& ask,
+                               const nlohmann::json& question) {
+  if (ask == "info") return file_system(request).describe(image);
+  if (ask == "set_space_limit") {
+    require_administrator(request);
+    return set_space_limit(image, question);
+  }
+  throw Error(EINVAL, "ioctl");
+}
+
+void control(fuse_req_t request, fuse_ino_t inode, unsigned command, void* /*argument*/,
+             fuse_file_info* /*info*/, unsigned /*flags*/, const void* in, size_t in_size,
+             size_t out_size) {
+  answer(request, "ioctl", inode, [&] {
+    if (command != kControlRequest || in_size < sizeof(ControlMessage) ||
+        out_size < sizeof(ControlMessage)) {
+      throw Error(ENOTTY, "ioctl");
+    }
+    ControlMessage message{};
+    std::memcpy(&message, in, sizeof(message));
+    const nlohmann::json question = unpack(message);
+    const auto ask = question.find("ask");
+    if (ask == question.end() || !ask->is_string()) throw Error(EINVAL, "ioctl");
+    const auto what = ask->get<std::string>();
+    pack(inode == kRootInode
+             ? answer_on_mount(request, what)
+             : answer_on_image(request, *file_system(request).image(inode), what, question),
+         message);
+    fuse_reply_ioctl(request, 0, &message, sizeof(message));
+  });
+}
+
+}  // namespace
+
+void add_control_operations(fuse_lowlevel_ops& table) { table.ioctl = control; }
+
+}  // namespace cowfs

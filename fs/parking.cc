@@ -1,0 +1,97 @@
+#include "fs/parking.h"
+
+#include <chrono>
+#include <utility>
+#include <vector>
+
+namespace cowfs {
+namespace {
+
+constexpr std::chrono::milliseconds kInterval{200};
+
+}  // namespace
+
+Parking::Parking(spdlog::logger& log) : log_(log), thread_([this] { run(); }) {}
+
+void Parking::finish() {
+  if (!thread_.joinable()) return;
+  end_all();
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+bool Parking::park(uint64_t image, const char* why, Retry retry) {
+  bool first = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_) return false;
+    std::deque<Retry>& queue = waiting_[image];
+    first = queue.empty();
+    queue.push_back(std::move(retry));
+  }
+  if (!first) return true;
+  changed_.notify_all();
+  log_.error(
+      "image {}: its writes wait for space: {}; they go on once there is some; cowfs umount "
+      "--force ends them",
+      image, why);
+  return true;
+}
+
+void Parking::end_all() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_all();
+}
+
+size_t Parking::count() {
+  const std::lock_guard lock(mutex_);
+  size_t sum = 0;
+  for (const auto& [image, queue] : waiting_) sum += queue.size();
+  return sum;
+}
+
+size_t Parking::count(uint64_t image) {
+  const std::lock_guard lock(mutex_);
+  const auto found = waiting_.find(image);
+  return found == waiting_.end() ? 0 : found->second.size();
+}
+
+void Parking::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+    if (waiting_.empty()) return;
+    changed_.wait_for(lock, kInterval, [this] { return ended_; });
+    std::vector<uint64_t> images;
+    for (const auto& [image, queue] : waiting_) images.push_back(image);
+    for (const uint64_t image : images) try_image(lock, image, ended_);
+  }
+}
+
+void Parking::try_image(std::unique_lock<std::mutex>& lock, uint64_t image, bool give_up) {
+  while (true) {
+    // It stays in its place while it is tried: so the image still counts as one that waits.
+    const Retry retry = waiting_.at(image).front();
+    lock.unlock();
+    const bool answered = retry(give_up);
+    lock.lock();
+    if (!answered) return;
+    std::deque<Retry>& queue = waiting_.at(image);
+    queue.pop_front();
+    if (!queue.empty()) continue;
+    waiting_.erase(image);
+    log_.warn("image {}: {}", image,
+              give_up ? "its writes that waited for space were ended with an error"
+                      : "its writes go on: there is space again");
+    return;
+  }
+}
+
+}  // namespace cowfs

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "store/file.h"
+
+namespace cowfs {
+
+/// Room for the catalog on a full disk (I7): a file in the store that holds space and no data. When
+/// a commit finds no space it is given up, and made again once there is plenty. Thread-safe. A
+/// hint, not a promise: nothing depends on it but that commits go on for longer.
+class Reserve {
+ public:
+  /// Of the store `directory`. Makes nothing yet.
+  explicit Reserve(const std::string& directory, const FaultHook* hook = nullptr);
+
+  /// Gives its space back to the file system. Whether it held some.
+  bool give_up();
+
+  /// Makes it whole if it is not and twice its size is free; what keeps it from that is no error.
+  /// Whether it is whole.
+  bool renew();
+
+  /// Bytes that it holds when it is whole: 1/64 of the file system, from 256 KiB to 16 MiB.
+  [[nodiscard]] uint64_t size() const { return size_; }
+  [[nodiscard]] static std::string path_in(const std::string& directory) {
+    return directory + "/reserve";
+  }
+
+ private:
+  [[nodiscard]] uint64_t held() const;
+
+  const std::string directory_;
+  const FaultHook* hook_;
+  const uint64_t size_;
+  std::mutex mutex_;  // one change at a time
+};
+
+}  // namespace cowfs
