@@ -34,5 +34,6 @@ int run_info(const Arguments& arguments);
 int run_rm(const Arguments& arguments);
 int run_mv(const Arguments& arguments);
 int run_resize(const Arguments& arguments);
+int run_limit(const Arguments& arguments);
 
 }  // namespace cowfs

@@ -38,6 +38,8 @@ void ask_more(const std::string& path, ImageFacts& facts) {
     const nlohmann::json answer = ask_server(path);
     facts.created_ns = answer.at("created_ns").get<int64_t>();
     if (answer.at("cow_file").is_string()) facts.cow_file = answer["cow_file"].get<std::string>();
+    if (answer.at("space_limit").is_number()) facts.space_limit = answer["space_limit"];
+    facts.parked = answer.at("parked");
     if (answer.at("failure").is_string()) facts.failure = answer["failure"].get<std::string>();
   } catch (const Error& error) {
     if (error.code() != EACCES) throw;
@@ -68,6 +70,7 @@ ImageFacts image_facts(const MountEntry& mount, const std::string& name, const U
       .created_ns = {},
       .cow_file = {},
       .failure = {},
+      .space_limit = {},
       .users = {}};
   const auto [first, last] = users.equal_range(facts.inode);
   for (auto at = first; at != last; ++at) facts.users.push_back(at->second);
@@ -88,6 +91,7 @@ ImageFacts image_facts(const StoreSummary& store, const ImageRow& row) {
                    .created_ns = row.btime_ns,
                    .cow_file = cow_file(store.facts.directory, row.layer),
                    .failure = {},
+                   .space_limit = row.space_limit,
                    .users = {}};
   if (const auto failure = store.failures.find(row.layer); failure != store.failures.end()) {
     facts.failure = failure->second;

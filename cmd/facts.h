@@ -28,6 +28,8 @@ struct ImageFacts {
   std::optional<int64_t> created_ns;    ///< none where the caller may not read the image
   std::optional<std::string> cow_file;  ///< likewise, and none before the first write
   std::optional<std::string> failure;   ///< why it takes no writes (I8), as far as is known
+  std::optional<uint64_t> space_limit;  ///< bytes; none: no limit, or not known
+  uint64_t parked = 0;                  ///< requests that wait for space
   std::vector<User> users;
 };
 

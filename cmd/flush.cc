@@ -46,6 +46,18 @@ class Progress {
 
 }  // namespace
 
+void require_none_waits(const MountEntry& mount, const nlohmann::json& facts) {
+  const auto parked = facts.at("parked").get<uint64_t>();
+  if (parked == 0) return;
+  throw Error::with_message(
+      EBUSY,
+      fmt::format("{}: not everything can be made durable: {} write{} for space in {}, or for "
+                  "more than a limit allows; make room, or end them with cowfs umount "
+                  "--force, which loses what they wrote",
+                  mount.point, parked, parked == 1 ? " waits" : "s wait",
+                  facts.at("store").get<std::string>()));
+}
+
 std::vector<std::string> flush_images(const MountEntry& mount) {
   const std::vector<std::string> names = image_names(mount);
   std::vector<std::string> failures;

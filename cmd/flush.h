@@ -1,11 +1,16 @@
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "store/host_fs.h"
 
 namespace cowfs {
+
+/// EBUSY if writes wait for space on the mount, as `facts` (see mount_facts) say: a flush would
+/// wait with them.
+void require_none_waits(const MountEntry& mount, const nlohmann::json& facts);
 
 /// Flushes every image of a mount (fsync(2)), all that can be, and returns what failed: "image
 /// dom1.img: Input/output error". Shows its progress on a terminal when it takes long. Error if the

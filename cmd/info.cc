@@ -48,6 +48,8 @@ Json image_json(const ImageFacts& facts, const StoreText& store) {
   json["base"] = store.base;
   json["chunk_size"] = store.chunk_size;
   json["policy"] = store.policy;
+  json["space_limit"] = facts.space_limit ? Json(*facts.space_limit) : Json();
+  json["parked"] = facts.parked;
   json["failure"] = facts.failure ? Json(*facts.failure) : Json();
   json["users"] = users;
   return json;
@@ -64,9 +66,9 @@ Json image_in_mount_json(const MountEntry& mount, const std::string& name) {
 Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
-  for (const char* key :
-       {"mount", "base", "base_size", "store", "chunk_size", "policy", "format_version", "images",
-        "own_bytes", "free_bytes", "total_bytes", "cache", "read_only", "server_pid", "version"}) {
+  for (const char* key : {"mount", "base", "base_size", "store", "chunk_size", "policy",
+                          "format_version", "images", "own_bytes", "free_bytes", "total_bytes",
+                          "cache", "full", "parked", "read_only", "server_pid", "version"}) {
     json[key] = facts.at(key);
   }
   return json;
@@ -178,7 +180,8 @@ std::string value_text(const std::string& key, const Json& json) {
   }
   if (value.is_null()) return "unknown";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-  if (key == "chunk_size" || key == "size" || key.ends_with("_size") || key.ends_with("_bytes")) {
+  if (key == "chunk_size" || key == "size" || key.ends_with("_size") || key.ends_with("_bytes") ||
+      key == "space_limit") {
     return size_text(value);
   }
   return value.is_string() ? value.get<std::string>() : value.dump();
@@ -189,9 +192,17 @@ std::string title_of(std::string key) {
   if (key == "private_percent") return "private";
   if (key == "cow_file") return "CoW file";
   if (key == "failure") return "takes no writes";
+  if (key == "full") return "when full";
+  if (key == "parked") return "wait for space";
   if (key.ends_with("_bytes")) key.erase(key.size() - 6);
   std::replace(key.begin(), key.end(), '_', ' ');
   return key;
+}
+
+/// What is worth a line only where there is something of it.
+bool is_dull(const std::string& key, const Json& value) {
+  if (key == "failure" || key == "space_limit") return value.is_null();
+  return key == "parked" && value == 0;
 }
 
 void print_text(const Json& json) {
@@ -200,7 +211,7 @@ void print_text(const Json& json) {
   };
   for (const auto& item : json.items()) {
     if (item.key() == "kind" || item.key() == "gid") continue;
-    if (item.key() == "failure" && item.value().is_null()) continue;
+    if (is_dull(item.key(), item.value())) continue;
     if (item.key() == "uid") {
       row("owner", owner_text(json));
     } else if (item.key() == "name") {

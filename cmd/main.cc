@@ -26,6 +26,7 @@ constexpr std::array kCommands{
     Command{"rm", "remove images", run_rm},
     Command{"mv", "rename an image", run_mv},
     Command{"resize", "change the size of an image", run_resize},
+    Command{"limit", "bound the space that an image takes of its own", run_limit},
 };
 
 void print_help() {

@@ -2,6 +2,7 @@
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"
+#include "cmd/facts.h"
 #include "cmd/flush.h"
 #include "cmd/target.h"
 #include "store/error.h"
@@ -26,7 +27,7 @@ int run_sync(const Arguments& arguments) {
   if (!line.parse(arguments)) return kDone;
 
   const MountEntry mount = mount_of_directory(directory);
-  require_alive(mount);
+  require_none_waits(mount, mount_facts(mount));
   const std::vector<std::string> failures = flush_images(mount);
   if (!failures.empty()) {
     throw Error::with_message(EIO,

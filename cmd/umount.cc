@@ -22,6 +22,7 @@
 #include "cmd/facts.h"
 #include "cmd/flush.h"
 #include "cmd/target.h"
+#include "fs/control.h"
 #include "store/error.h"
 #include "store/names.h"
 
@@ -194,7 +195,8 @@ int run_umount(const Arguments& arguments) {
   bool force = false;
   CommandLine line(kHelp);
   line.argument("DIR", directory, "the mount point");
-  line.flag("--force", force, "unmount also if an image cannot be made durable");
+  line.flag("--force", force,
+            "unmount also if an image cannot be made durable; ends what waits for space");
   if (!line.parse(arguments)) return kDone;
 
   const MountEntry mount = mount_of_directory(directory);
@@ -202,9 +204,15 @@ int run_umount(const Arguments& arguments) {
   if (::chdir("/") != 0) throw Error(errno, "change to /");
   std::vector<std::string> failures;
   try {
-    const auto pid = mount_facts(mount).at("server_pid").get<pid_t>();
+    const nlohmann::json facts = mount_facts(mount);
+    const auto pid = facts.at("server_pid").get<pid_t>();
     const ProcessHandle server(pid);
     const bool elsewhere = is_mounted_elsewhere(mount);
+    if (force) {
+      ask_server(mount.point, {{"ask", "end_waiting"}});
+    } else {
+      require_none_waits(mount, facts);
+    }
     failures = flush_images(mount);
     if (!failures.empty() && !force) {
       throw Error::with_message(EIO, mount.point + ": not unmounted, since not all is durable: " +
