@@ -66,9 +66,10 @@ Json image_in_mount_json(const MountEntry& mount, const std::string& name) {
 Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
-  for (const char* key : {"mount", "base", "base_size", "store", "chunk_size", "policy",
-                          "format_version", "images", "own_bytes", "free_bytes", "total_bytes",
-                          "cache", "full", "parked", "read_only", "server_pid", "version"}) {
+  for (const char* key :
+       {"mount", "base", "base_size", "store", "chunk_size", "policy", "format_version", "images",
+        "own_bytes", "free_bytes", "total_bytes", "used_percent", "watermark", "cache", "full",
+        "parked", "read_only", "server_pid", "version"}) {
     json[key] = facts.at(key);
   }
   return json;
@@ -174,6 +175,7 @@ std::string value_text(const std::string& key, const Json& json) {
                                      : "none before the first write";
   }
   if (key == "mounted_on" && value.is_null()) return "no, it is not mounted";
+  if (key == "used_percent" || key == "watermark") return value.dump() + "%";
   if (key == "private_percent") {
     const auto percent = value.get<double>();
     return (on_terminal() ? percent_bar(percent) + " " : "") + fmt::format("{:.1f}%", percent);
@@ -192,6 +194,7 @@ std::string title_of(std::string key) {
   if (key == "private_percent") return "private";
   if (key == "cow_file") return "CoW file";
   if (key == "failure") return "takes no writes";
+  if (key == "used_percent") return "disk used";
   if (key == "full") return "when full";
   if (key == "parked") return "wait for space";
   if (key.ends_with("_bytes")) key.erase(key.size() - 6);
@@ -201,7 +204,7 @@ std::string title_of(std::string key) {
 
 /// What is worth a line only where there is something of it.
 bool is_dull(const std::string& key, const Json& value) {
-  if (key == "failure" || key == "space_limit") return value.is_null();
+  if (key == "failure" || key == "space_limit" || key == "watermark") return value.is_null();
   return key == "parked" && value == 0;
 }
 

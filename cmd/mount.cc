@@ -158,6 +158,8 @@ ServerConfig configure(const Line& line) {
   // Under the writeback cache an error would lose what the machine takes for written.
   config.full = options.full.value_or(options.cache == CacheMode::writeback ? FullMode::wait
                                                                             : FullMode::error);
+  if (options.watermarks) config.watermarks = *options.watermarks;
+  config.on_watermark = options.on_watermark;
   config.tune = options.tune;
   config.tune_always = options.tune_always;
   config.fuse_options = std::move(options.fuse);

@@ -109,6 +109,22 @@ FullMode full_mode(const Item& item) {
   refuse_value(item, "what a write without space does is wait or error");
 }
 
+/// "80:90:95", or "none".
+std::vector<unsigned> watermarks(const Item& item) {
+  std::vector<unsigned> marks;
+  std::string_view rest = item.value ? std::string_view(*item.value) : std::string_view();
+  if (rest == "none") return marks;
+  while (true) {
+    const size_t colon = rest.find(':');
+    const Item one{.name = item.name, .value = std::string(rest.substr(0, colon))};
+    const auto mark = number<unsigned>(one, 10, 100, "is no list like 80:90:95, of percent");
+    if (mark == 0) refuse_value(item, "0 % is always reached");
+    marks.push_back(mark);
+    if (colon == std::string_view::npos) return marks;
+    rest.remove_prefix(colon + 1);
+  }
+}
+
 void apply(const Item& item, MountOptions& options) {
   const bool plain = !item.value;
   const std::string& name = item.name;
@@ -136,6 +152,11 @@ void apply(const Item& item, MountOptions& options) {
     options.cache = cache_mode(item);
   } else if (name == "full") {
     options.full = full_mode(item);
+  } else if (name == "watermarks") {
+    options.watermarks = watermarks(item);
+  } else if (name == "on_watermark") {
+    if (item.value.value_or("").empty()) refuse_value(item, "a command is missing");
+    options.on_watermark = *item.value;
   } else if (name == "subtype") {
     if (item.value != "cowfs") refuse_value(item, "the type of these mounts is fuse.cowfs");
   } else if (is_fuse_option(name)) {

@@ -19,7 +19,9 @@ struct MountOptions {
   std::optional<gid_t> gid;
   std::optional<mode_t> umask;
   CacheMode cache = CacheMode::writeback;
-  std::optional<FullMode> full;  ///< none: what goes with the cache
+  std::optional<FullMode> full;                     ///< none: what goes with the cache
+  std::optional<std::vector<unsigned>> watermarks;  ///< percent
+  std::string on_watermark;
   bool tune = true;
   bool tune_always = false;
   std::vector<std::string> fuse;  ///< FUSE's own, as libfuse wants them

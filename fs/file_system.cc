@@ -28,7 +28,12 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
-      parking_(*config.log) {}
+      parking_(*config.log),
+      space_monitor_({.store = store.facts().directory,
+                      .mount = config.mount_point,
+                      .marks = config.watermarks,
+                      .command = config.on_watermark},
+                     *config.log) {}
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.
@@ -81,6 +86,7 @@ uint64_t FileSystem::size_in_kernel(Image& image) {
 nlohmann::json FileSystem::describe_mount() {
   const StoreFacts& facts = store_.facts();
   const Space space = store_.space();
+  const std::optional<unsigned> watermark = space_monitor_.reached();
   return {{"mount", config_.mount_point},
           {"base", facts.base_path},
           {"base_size", facts.base_size},
@@ -92,6 +98,8 @@ nlohmann::json FileSystem::describe_mount() {
           {"own_bytes", store_.own_bytes()},
           {"free_bytes", space.available},
           {"total_bytes", space.total},
+          {"used_percent", used_percent(space)},
+          {"watermark", watermark ? nlohmann::json(*watermark) : nlohmann::json()},
           {"cache", writeback() ? "writeback" : "none"},
           {"full", waits_for_space() ? "wait" : "error"},
           {"parked", parking_.count()},

@@ -14,6 +14,7 @@
 #include "fs/parking.h"
 #include "fs/rate_limit.h"
 #include "fs/server.h"
+#include "fs/space_monitor.h"
 #include "store/store.h"
 
 namespace cowfs {
@@ -74,6 +75,7 @@ class FileSystem {
   std::atomic<unsigned> flushes_here_ = 0;
   Deferred deferred_;  // its threads use what is above
   Parking parking_;    // likewise
+  SpaceMonitor space_monitor_;
 };
 
 /// Nanoseconds since the epoch.

@@ -28,7 +28,9 @@ struct ServerConfig {
   std::optional<mode_t> umask;  ///< taken from 0777, or 0666 of images
   CacheMode cache = CacheMode::writeback;
   FullMode full = FullMode::wait;
-  std::optional<uint32_t> max_read;  ///< bytes of the largest read request
+  std::vector<unsigned> watermarks{80, 90, 95};  ///< percent of the store's file system
+  std::string on_watermark;                      ///< a command for sh(1), or nothing
+  std::optional<uint32_t> max_read;              ///< bytes of the largest read request
   bool tune = true;  ///< set the bdi where root may, and its dirty limits where that is safe
   bool tune_always = false;  ///< the dirty limits also where PR_SET_IO_FLUSHER was refused
   std::vector<std::string> fuse_options;  ///< passed on to libfuse, "nosuid" say

@@ -43,6 +43,21 @@ TEST(MountOptions, TuningIsCarefulAlwaysOrNot) {
   EXPECT_FALSE(Parse({"tune,no_tune"}).tune || Parse({"tune,no_tune"}).tune_always);
 }
 
+TEST(MountOptions, WhatHappensOnAFullDiskCanBeChosen) {
+  EXPECT_FALSE(Parse({}).full);
+  EXPECT_EQ(Parse({"full=wait"}).full, FullMode::wait);
+  EXPECT_EQ(Parse({"full=wait,full=error"}).full, FullMode::error);
+  EXPECT_FALSE(Parse({}).watermarks);
+  EXPECT_EQ(Parse({"watermarks=95:50"}).watermarks, (std::vector<unsigned>{95, 50}));
+  EXPECT_EQ(Parse({"watermarks=none"}).watermarks, std::vector<unsigned>());
+  EXPECT_EQ(Parse({R"(on_watermark="mail -s a,b root")"}).on_watermark, "mail -s a,b root");
+  for (const char* bad : {"full", "full=", "full=maybe", "watermarks", "watermarks=",
+                          "watermarks=0", "watermarks=101", "watermarks=80:", "watermarks=80,90x",
+                          "watermarks=a", "watermarks=80 90", "on_watermark", "on_watermark="}) {
+    EXPECT_ANY_THROW(Parse({bad})) << bad;
+  }
+}
+
 TEST(MountOptions, TheLastOfSeveralCounts) {
   EXPECT_FALSE(Parse({"ro", "rw"}).read_only);
   EXPECT_TRUE(Parse({"rw,ro"}).read_only);
