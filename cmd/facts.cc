@@ -1,8 +1,10 @@
 #include "cmd/facts.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -33,17 +35,15 @@ std::optional<uint64_t> own_bytes(const std::string& path) {
   return bytes;
 }
 
-void ask_more(const std::string& path, ImageFacts& facts) {
-  try {
-    const nlohmann::json answer = ask_server(path);
-    facts.created_ns = answer.at("created_ns").get<int64_t>();
-    if (answer.at("cow_file").is_string()) facts.cow_file = answer["cow_file"].get<std::string>();
-    if (answer.at("space_limit").is_number()) facts.space_limit = answer["space_limit"];
-    facts.parked = answer.at("parked");
-    if (answer.at("failure").is_string()) facts.failure = answer["failure"].get<std::string>();
-  } catch (const Error& error) {
-    if (error.code() != EACCES) throw;
-  }
+/// What is asked of the server. Part of it is for who may read the image.
+void ask_more(const MountEntry& mount, const std::string& path, ImageFacts& facts) {
+  const nlohmann::json answer = ask_about_image(mount, facts.name);
+  if (answer.at("space_limit").is_number()) facts.space_limit = answer["space_limit"];
+  facts.parked = answer.at("parked");
+  if (answer.at("failure").is_string()) facts.failure = answer["failure"].get<std::string>();
+  if (::faccessat(AT_FDCWD, path.c_str(), R_OK, AT_EACCESS) != 0) return;
+  facts.created_ns = answer.at("created_ns").get<int64_t>();
+  if (answer.at("cow_file").is_string()) facts.cow_file = answer["cow_file"].get<std::string>();
 }
 
 Json to_json(const User& user) {
@@ -74,7 +74,7 @@ ImageFacts image_facts(const MountEntry& mount, const std::string& name, const U
       .users = {}};
   const auto [first, last] = users.equal_range(facts.inode);
   for (auto at = first; at != last; ++at) facts.users.push_back(at->second);
-  ask_more(path, facts);
+  ask_more(mount, path, facts);
   return facts;
 }
 
@@ -128,6 +128,12 @@ Json to_json(const ImageFacts& facts) {
           {"changed", format_time_exact(facts.changed_ns)},
           {"created", facts.created_ns ? Json(format_time_exact(*facts.created_ns)) : Json()},
           {"users", users}};
+}
+
+nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
+                               nlohmann::json question) {
+  question["image"] = name;
+  return ask_server(mount.point, question);
 }
 
 nlohmann::json mount_facts(const MountEntry& mount) {

@@ -43,6 +43,10 @@ std::vector<ImageRow> named_images(const StoreSummary& summary);
 /// The keys that `ls` and `info` have in common.
 Json to_json(const ImageFacts& facts);
 
+/// What the server of the mount answers about an image; see fs/control.h. Opens no image.
+nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
+                               nlohmann::json question = {{"ask", "info"}});
+
 /// Of a mount, by its server; see fs/control.h.
 nlohmann::json mount_facts(const MountEntry& mount);
 

@@ -4,9 +4,9 @@
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"
+#include "cmd/facts.h"
 #include "cmd/sizes.h"
 #include "cmd/target.h"
-#include "fs/control.h"
 #include "store/error.h"
 #include "store/names.h"
 
@@ -28,8 +28,9 @@ void limit_in_mount(const std::string& path, std::optional<uint64_t> bytes) {
   const ImagePath image = image_in_mount(path);
   static_cast<void>(status_of(image));
   try {
-    ask_server(image.path, {{"ask", "set_space_limit"},
-                            {"bytes", bytes ? nlohmann::json(*bytes) : nlohmann::json()}});
+    ask_about_image(
+        image.mount, image.name,
+        {{"ask", "set_space_limit"}, {"bytes", bytes ? nlohmann::json(*bytes) : nlohmann::json()}});
   } catch (const Error& error) {
     if (error.code() != EPERM) throw;
     throw Error::with_message(

@@ -14,10 +14,14 @@ namespace cowfs {
 ///
 /// Request: {"ask": WHAT, ...}; the answer is an object, or an errno value.
 ///
-///   info             on the directory or an image: facts, for who may open it
+///   info             facts of the directory or an image
 ///   end_waiting      on the directory: ends with an error what waits for space, and lets nothing
 ///                    wait any more
 ///   set_space_limit  on an image: "bytes": a number or null
+///
+/// Of an image it is asked on the directory, with "image": NAME. On the image's own file it can be
+/// asked too, but under the writeback cache the close(2) that follows waits for the kernel to write
+/// back what it holds of the image, for ever on a full disk.
 ///
 /// All but info is for root and the user that the server runs as.
 ///

@@ -30,23 +30,28 @@ nlohmann::json set_space_limit(Image& image, const nlohmann::json& question) {
   return nlohmann::json::object();
 }
 
-nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask) {
-  FileSystem& fs = file_system(request);
-  if (ask == "info") return fs.describe_mount();
-  if (ask == "end_waiting") {
-    require_administrator(request);
-    fs.parking().end_all();
-    return nlohmann::json::object();
-  }
-  throw Error(EINVAL, "ioctl");
-}
-
 nlohmann::json answer_on_image(fuse_req_t request, Image& image, const std::string& ask,
                                const nlohmann::json& question) {
   if (ask == "info") return file_system(request).describe(image);
   if (ask == "set_space_limit") {
     require_administrator(request);
     return set_space_limit(image, question);
+  }
+  throw Error(EINVAL, "ioctl");
+}
+
+nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
+                               const nlohmann::json& question) {
+  FileSystem& fs = file_system(request);
+  if (const auto image = question.find("image"); image != question.end()) {
+    if (!image->is_string()) throw Error(EINVAL, "ioctl");
+    return answer_on_image(request, *fs.image(image->get<std::string>().c_str()), ask, question);
+  }
+  if (ask == "info") return fs.describe_mount();
+  if (ask == "end_waiting") {
+    require_administrator(request);
+    fs.parking().end_all();
+    return nlohmann::json::object();
   }
   throw Error(EINVAL, "ioctl");
 }
@@ -66,7 +71,7 @@ void control(fuse_req_t request, fuse_ino_t inode, unsigned command, void* /*arg
     if (ask == question.end() || !ask->is_string()) throw Error(EINVAL, "ioctl");
     const auto what = ask->get<std::string>();
     pack(inode == kRootInode
-             ? answer_on_mount(request, what)
+             ? answer_on_mount(request, what, question)
              : answer_on_image(request, *file_system(request).image(inode), what, question),
          message);
     fuse_reply_ioctl(request, 0, &message, sizeof(message));

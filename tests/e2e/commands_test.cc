@@ -206,10 +206,10 @@ TEST_P(Commands, LsAndInfoOfAnImageTellTheSame) {
             (std::set<std::string>{"name", "size", "own_bytes", "private_percent", "inode", "mode",
                                    "uid", "gid", "modified", "changed", "created", "users"}));
   const Json info = CowfsJson(Line("info", {"dom1"}));
-  EXPECT_EQ(Keys(info),
-            (std::set<std::string>{"kind", "name", "size", "own_bytes", "inode", "mode", "uid",
-                                   "private_percent", "gid", "modified", "changed", "created",
-                                   "base", "cow_file", "chunk_size", "failure", "policy", "users"}));
+  EXPECT_EQ(Keys(info), (std::set<std::string>{"kind", "name", "size", "own_bytes", "inode", "mode",
+                                               "uid", "private_percent", "gid", "modified",
+                                               "changed", "created", "base", "cow_file",
+                                               "chunk_size", "failure", "policy", "users"}));
   for (const auto& item : listed[0].items()) {
     EXPECT_EQ(info[item.key()], item.value()) << item.key();
   }

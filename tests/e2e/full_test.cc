@@ -1,0 +1,352 @@
+// A full disk under the store, and an image at its limit (I7): what waits, what fails, what goes
+// on.
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "tests/e2e/mounts.h"
+
+namespace cowfs::e2e {
+namespace {
+
+class Full : public MountTest, public testing::WithParamInterface<std::string> {
+ protected:
+  void SetUp() override {
+    MountTest::SetUp();
+    if (IsSkipped()) return;
+    host_.emplace(Scratch(), GetParam());
+    base_ = MakeBase(64 * kMiB);
+  }
+
+  [[nodiscard]] std::unique_ptr<Mount> MountOnHost(const std::string& options) const {
+    return std::make_unique<Mount>(
+        Base(), MountPoint(),
+        Arguments{"--store", host_->path() / "store", "-o", options, "--log-file", Log()});
+  }
+  [[nodiscard]] Path Log() const { return Scratch() / "log"; }
+  [[nodiscard]] Path Filler() const { return host_->path() / "filler"; }
+
+  // To the last block.
+  void Fill() const {
+    const File filler(Filler(), O_RDWR | O_CREAT);
+    struct statvfs space {};
+    ASSERT_EQ(::statvfs(host_->path().c_str(), &space), 0);
+    // Root may use what is kept back for root.
+    ::posix_fallocate(filler.fd(), 0, static_cast<off_t>(space.f_bfree * space.f_frsize));
+    const Bytes block = Zeros(4 * kKiB);
+    off_t at = ::lseek(filler.fd(), 0, SEEK_END);
+    while (::pwrite(filler.fd(), block.data(), block.size(), at) > 0) at += 4096;
+    ASSERT_EQ(errno, ENOSPC);
+    ::fsync(filler.fd());
+  }
+  void MakeRoom() const { std::filesystem::remove(Filler()); }
+
+  static uint64_t Parked(const Path& path) { return CowfsJson({"info", path})["parked"]; }
+  static bool Waits(const Path& path) {
+    return Eventually([&] { return Parked(path) > 0; });
+  }
+  static bool WaitsNoMore(const Path& path) {
+    return Eventually([&] { return Parked(path) == 0; });
+  }
+
+  // One write with O_DIRECT: 0 or its errno.
+  static int WriteDirectly(const Path& image, uint64_t offset, const Bytes& bytes) {
+    const File file(image, O_RDWR | O_DIRECT);
+    const DirectBuffer buffer(bytes.size());
+    std::copy(bytes.begin(), bytes.end(), buffer.data());
+    const ssize_t written =
+        ::pwrite(file.fd(), buffer.data(), bytes.size(), static_cast<off_t>(offset));
+    return written == static_cast<ssize_t>(bytes.size()) ? 0 : errno;
+  }
+
+  // Writes in a thread. A test that fails leaves it behind: it may wait for ever.
+  class Writer {
+   public:
+    Writer(const Path& image, uint64_t offset, const Bytes& bytes)
+        : code_(Start(image, offset, bytes)) {}
+    int Join() { return code_.get(); }
+
+   private:
+    static std::future<int> Start(const Path& image, uint64_t offset, const Bytes& bytes) {
+      std::packaged_task<int()> task([=] { return WriteDirectly(image, offset, bytes); });
+      std::future<int> code = task.get_future();
+      std::thread(std::move(task)).detach();
+      return code;
+    }
+    std::future<int> code_;
+  };
+
+  std::optional<HostFileSystem> host_;
+  Bytes base_;
+};
+
+TEST_P(Full, WritesThatNeedSpaceWaitAndEverythingElseGoesOn) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  Touch(*mount / "dom2");
+  Touch(*mount / "old");
+  const Bytes own = RandomBytes(kMiB, 1);
+  File(*mount / "dom1").Write(0, own);
+  Must(Cowfs({"sync", MountPoint()}));
+  Fill();
+
+  const Bytes more = RandomBytes(kMiB, 2);
+  Writer writer(*mount / "dom2", 8 * kMiB, more);
+  ASSERT_TRUE(Waits(*mount / "dom2"));
+  EXPECT_EQ(Parked(MountPoint()), 1U);
+  EXPECT_EQ(Parked(*mount / "dom1"), 0U);
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "its writes wait for space"));
+
+  // Reads, overwrites in place, flushes, changes of names.
+  const Bytes newer = RandomBytes(kMiB, 3);
+  {
+    const File image(*mount / "dom1");
+    image.Write(0, newer);
+    image.Sync();
+    image.DropPages();
+    EXPECT_TRUE(Same(newer, image.Read(0, kMiB)));
+    EXPECT_TRUE(Same(base_.substr(kMiB, kMiB), image.Read(kMiB, kMiB)));
+  }
+  Must(Cowfs({"create", *mount / "new"}));
+  Must(Cowfs({"mv", *mount / "new", *mount / "newer"}));
+  Must(Cowfs({"rm", *mount / "newer"}));
+
+  // Nobody hangs who is told in time.
+  for (const char* command : {"sync", "umount"}) {
+    const Result refused = Cowfs({command, MountPoint()});
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_TRUE(Mentions(refused.err, "wait"));
+  }
+
+  MakeRoom();
+  EXPECT_EQ(writer.Join(), 0);
+  EXPECT_TRUE(WaitsNoMore(MountPoint()));
+  Bytes expected = base_;
+  expected.replace(8 * kMiB, kMiB, more);
+  EXPECT_TRUE(Holds(*mount / "dom2", expected));
+  mount->Remount();
+  EXPECT_TRUE(Holds(*mount / "dom2", expected));
+  expected = base_;
+  expected.replace(0, kMiB, newer);
+  EXPECT_TRUE(Holds(*mount / "dom1", expected));
+}
+
+TEST_P(Full, AMachinesWritesStandStillAndGoOn) {
+  const Path tree = Scratch() / "tree";
+  MakeTree(tree);
+  MakeExt4Image(Base(), 64 * kMiB, tree);
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  const LoopDevice loop(*mount / "dom1");
+  OtherMount guest(loop.device(), Scratch() / "guest");
+  // Room for some of what the machine writes.
+  Fill();
+  ASSERT_EQ(::truncate(Filler().c_str(), static_cast<off_t>(StatOf(Filler()).st_size - 8 * kMiB)),
+            0);
+  const Bytes content = RandomBytes(24 * kMiB, 5);
+  WriteFile(Scratch() / "content", content);
+  Background writer({"dd", "if=" + (Scratch() / "content").string(),
+                     "of=" + (guest / "file").string(), "bs=1M", "conv=fsync"},
+                    Scratch() / "out", Scratch() / "err");
+  ASSERT_TRUE(Waits(*mount / "dom1"));
+  MakeRoom();
+  EXPECT_EQ(writer.Wait(std::chrono::seconds(120)), 0);
+  EXPECT_TRUE(WaitsNoMore(MountPoint()));
+  EXPECT_TRUE(Holds(guest / "file", content));
+  guest.Unmount();
+  Must(Execute({"e2fsck", "-fn", loop.device()}));
+}
+
+TEST_P(Full, WithErrorsAMachineLearnsItAtItsNextFlush) {
+  auto mount = MountOnHost("full=error");
+  Touch(*mount / "dom1");
+  const Bytes own = RandomBytes(kMiB, 1);
+  File(*mount / "dom1").Write(0, own);
+  Must(Cowfs({"sync", MountPoint()}));
+  Fill();
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 8 * kMiB, RandomBytes(4 * kMiB, 2)), ENOSPC);
+  {
+    const File image(*mount / "dom1");
+    image.Write(16 * kMiB, RandomBytes(kMiB, 2));
+    EXPECT_NE(::fsync(image.fd()), 0);
+    EXPECT_EQ(errno, ENOSPC);
+  }
+  EXPECT_EQ(Parked(MountPoint()), 0U);
+  // The same mount goes on once there is space.
+  MakeRoom();
+  const Bytes more = RandomBytes(kMiB, 3);
+  {
+    const File image(*mount / "dom1");
+    image.Write(16 * kMiB, more);
+    image.Sync();
+  }
+  Bytes expected = base_;
+  expected.replace(0, kMiB, own);
+  expected.replace(16 * kMiB, kMiB, more);
+  mount->Remount();
+  EXPECT_TRUE(Same(expected.substr(0, 8 * kMiB), File(*mount / "dom1").Read(0, 8 * kMiB)));
+  EXPECT_TRUE(Same(expected.substr(12 * kMiB), File(*mount / "dom1").Read(12 * kMiB, 52 * kMiB)));
+}
+
+TEST_P(Full, HundredsOfWaitingWritesHoldNoThreadAndStopNoOtherImage) {
+  constexpr size_t kWrites = 300;
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "other");
+  File(*mount / "other").Write(0, RandomBytes(kMiB, 1));
+  const auto image = [&](size_t i) { return *mount / ("dom" + std::to_string(i)); };
+  for (size_t i = 0; i < kWrites; ++i) Touch(image(i));
+  Must(Cowfs({"sync", MountPoint()}));
+  Fill();
+  const Bytes content = RandomBytes(64 * kKiB, 7);
+  // The kernel lets one direct write at a time into an image.
+  std::vector<std::unique_ptr<Writer>> writers;
+  for (size_t i = 0; i < kWrites; ++i) {
+    writers.push_back(std::make_unique<Writer>(image(i), 0, content));
+  }
+  EXPECT_TRUE(
+      Eventually([&] { return Parked(MountPoint()) == kWrites; }, std::chrono::seconds(60)));
+  const auto threads = std::distance(
+      std::filesystem::directory_iterator("/proc/" + std::to_string(mount->server()) + "/task"),
+      std::filesystem::directory_iterator());
+  EXPECT_LT(threads, 110);
+  const Bytes other = RandomBytes(kMiB, 2);
+  EXPECT_EQ(WriteDirectly(*mount / "other", 0, other), 0);
+  {
+    const File file(*mount / "other");
+    file.Sync();
+    EXPECT_TRUE(Same(other, file.Read(0, kMiB)));
+  }
+  EXPECT_EQ(Parked(MountPoint()), kWrites);
+  MakeRoom();
+  for (const auto& writer : writers) EXPECT_EQ(writer->Join(), 0);
+  for (size_t i = 0; i < kWrites; ++i) {
+    ASSERT_TRUE(Same(content, File(image(i)).Read(0, content.size()))) << i;
+  }
+}
+
+TEST_P(Full, ForceEndsWhatWaits) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  Must(Cowfs({"sync", MountPoint()}));
+  Fill();
+  Writer writer(*mount / "dom1", 0, RandomBytes(kMiB, 2));
+  ASSERT_TRUE(Waits(*mount / "dom1"));
+  // The writer has the image open until it hears of its end.
+  EXPECT_TRUE(Eventually([&] { return Cowfs({"umount", "--force", MountPoint()}).status == 0; }));
+  EXPECT_EQ(writer.Join(), ENOSPC);
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+  // On the full disk it can be mounted again all the same.
+  mount->MountAgain();
+  EXPECT_TRUE(Same(base_.substr(0, 4 * kMiB), File(*mount / "dom1").Read(0, 4 * kMiB)));
+}
+
+TEST_P(Full, AServerThatWasKilledOnAFullDiskComesBack) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  const Bytes own = RandomBytes(kMiB, 1);
+  {
+    const File image(*mount / "dom1");
+    image.Write(0, own);
+    Fill();
+    image.Sync();
+    mount->Kill();
+  }
+  Must(Cowfs({"umount", MountPoint()}));
+  mount->MountAgain();
+  EXPECT_TRUE(Same(own, File(*mount / "dom1").Read(0, kMiB)));
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Full, testing::Values("ext4", "xfs"),
+                         [](const testing::TestParamInfo<std::string>& type) {
+                           return type.param;
+                         });
+
+using Limit = Full;
+
+TEST_P(Limit, StopsThatImageAloneUntilItIsRaised) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  Touch(*mount / "dom2");
+  Must(Cowfs({"limit", *mount / "dom1", "2M"}));
+  EXPECT_EQ(CowfsJson({"info", *mount / "dom1"})["space_limit"], 2 * kMiB);
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(kMiB, 1)), 0);
+  const Bytes more = RandomBytes(4 * kMiB, 2);
+  Writer writer(*mount / "dom1", 8 * kMiB, more);
+  EXPECT_TRUE(Waits(*mount / "dom1"));
+  EXPECT_LE(CowfsJson({"info", *mount / "dom1"})["own_bytes"], 2 * kMiB);
+  EXPECT_EQ(WriteDirectly(*mount / "dom2", 0, RandomBytes(8 * kMiB, 3)), 0);
+  Must(Cowfs({"limit", *mount / "dom1", "none"}));
+  EXPECT_EQ(writer.Join(), 0);
+  EXPECT_TRUE(Same(more, File(*mount / "dom1").Read(8 * kMiB, 4 * kMiB)));
+}
+
+TEST_P(Limit, HoldsOverMountsAndTrimsMakeRoomBelowIt) {
+  auto mount = MountOnHost("full=error");
+  Touch(*mount / "dom1");
+  mount->Unmount();
+  Must(Cowfs({"limit", "--store", host_->path() / "store", "dom1", "2M"}));
+  mount->MountAgain();
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(kMiB, 1)), 0);
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 8 * kMiB, RandomBytes(4 * kMiB, 2)), ENOSPC);
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(kMiB, 3)), 0) << "in place";
+  {
+    const File image(*mount / "dom1");
+    EXPECT_NE(::fallocate(image.fd(), 0, static_cast<off_t>(16 * kMiB), 4 * kMiB), 0);
+    EXPECT_EQ(errno, ENOSPC);
+    image.Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 16 * kMiB);
+    image.Sync();
+  }
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 8 * kMiB, RandomBytes(kMiB, 4)), 0);
+}
+
+TEST_P(Limit, IsNotForEverybodyToChange) {
+  auto mount = MountOnHost("full=error");
+  Touch(*mount / "dom1");
+  std::filesystem::permissions(*mount / "dom1", std::filesystem::perms(0666));
+  const Result refused = Cowfs({"limit", *mount / "dom1", "1G"}, {.as_nobody = true});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, "only root"));
+  EXPECT_TRUE(CowfsJson({"info", *mount / "dom1"})["space_limit"].is_null());
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Limit, testing::Values("ext4"),
+                         [](const testing::TestParamInfo<std::string>& type) {
+                           return type.param;
+                         });
+
+using Marks = Full;
+
+TEST_P(Marks, AreLoggedShownAndRunACommand) {
+  const Path seen = Scratch() / "seen";
+  auto mount = MountOnHost("watermarks=60:99,on_watermark=\"echo $COWFS_WATERMARK $COWFS_MOUNT >>" +
+                           seen.string() + "\"");
+  EXPECT_TRUE(CowfsJson({"info", MountPoint()})["watermark"].is_null());
+  const File filler(Filler(), O_RDWR | O_CREAT);
+  filler.Allocate(0, 0, 260 * kMiB);
+  EXPECT_TRUE(Eventually([&] { return CowfsJson({"info", MountPoint()})["watermark"] == 60; }));
+  const std::string line = "60 " + MountPoint().string() + "\n";
+  EXPECT_TRUE(Eventually([&] { return std::filesystem::exists(seen) && ReadFile(seen) == line; }));
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "watermark 60 %"));
+  // Once, however long it stays so.
+  SleepMilliseconds(4500);
+  EXPECT_EQ(ReadFile(seen), line);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Marks, testing::Values("ext4"),
+                         [](const testing::TestParamInfo<std::string>& type) {
+                           return type.param;
+                         });
+
+}  // namespace
+}  // namespace cowfs::e2e
