@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fs/users.h"
@@ -34,6 +35,9 @@ struct ImagePath {
   std::string path;  ///< absolute
   std::string name;
   MountEntry mount;
+
+  /// The same for all ways to write the path, through a bind mount too.
+  [[nodiscard]] std::pair<uint64_t, std::string> key() const { return {mount.device, name}; }
 };
 
 /// Error if the path lies in no cowfs mount, if its server is dead, or if the name is unfit.

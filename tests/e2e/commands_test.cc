@@ -132,6 +132,31 @@ TEST_P(Commands, RmRemovesImages) {
   EXPECT_EQ(Names(), std::set<std::string>{"dom2"});
 }
 
+TEST_P(Commands, RmOfWhatIsNamedTwiceRemovesItOnce) {
+  Must(Command("create", {"dom1", "dom2", "dom3"}));
+  Must(Command("rm", {"dom1", "dom2", "dom1"}));
+  if (!Offline()) {
+    Must(Cowfs({"rm", *mount_ / "dom3", MountPoint() / "." / "dom3"}));
+    EXPECT_EQ(Names(), std::set<std::string>{});
+  }
+}
+
+TEST_P(Commands, RmAndCreateChangeNothingIfOneOfThemCannotBe) {
+  Must(Command("create", {"dom1", "dom2"}));
+  for (const auto& [command, images] : std::vector<std::pair<std::string, Arguments>>{
+           {"rm", {"dom1", "none"}}, {"create", {"dom3", "dom1"}}, {"create", {"dom3", "dom3"}}}) {
+    const Result result = Command(command, images);
+    EXPECT_EQ(result.status, 1) << command;
+    EXPECT_TRUE(Mentions(result.err, images[1]));
+  }
+  if (!Offline()) {
+    const Result twice = Cowfs({"create", *mount_ / "dom3", MountPoint() / "." / "dom3"});
+    EXPECT_EQ(twice.status, 1);
+    EXPECT_TRUE(Mentions(twice.err, "named twice"));
+  }
+  EXPECT_EQ(Names(), (std::set<std::string>{"dom1", "dom2"}));
+}
+
 TEST_P(Commands, RmOfWhatIsNotThereFailsAndNamesIt) {
   const Result result = Command("rm", {"none"});
   EXPECT_EQ(result.status, 1);
