@@ -136,7 +136,7 @@ nlohmann::json mount_facts(const MountEntry& mount) {
 }
 
 void print_json(const Json& json) {
-  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  fmt::print("{}\n", json.dump(2, ' ', true, Json::error_handler_t::replace));
 }
 
 }  // namespace cowfs

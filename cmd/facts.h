@@ -46,7 +46,8 @@ Json to_json(const ImageFacts& facts);
 /// Of a mount, by its server; see fs/control.h.
 nlohmann::json mount_facts(const MountEntry& mount);
 
-/// Prints with a newline; text that is no UTF-8 is replaced.
+/// Prints with a newline, in ASCII (what is not is escaped as \\uXXXX); text that is no UTF-8 is
+/// replaced.
 void print_json(const Json& json);
 
 }  // namespace cowfs

@@ -575,5 +575,32 @@ TEST_F(CommandsOnMounts, PathsWithUnusualCharactersWork) {
   EXPECT_TRUE(Mentions(busy.err, loop.device()));
 }
 
+TEST_F(CommandsOnMounts, WhatTurnsTextOrIsNotSeenIsShownEscaped) {
+  const std::string turn = "\u202e";
+  const Path base = Scratch() / ("base" + turn + "gmi");
+  WriteFile(base, RandomBytes(kMiB, 1));
+  const Path log = Scratch() / "log";
+  const Mount mount(base, MountPoint(), {"--log-file", log});
+  const std::string name = "dom" + turn + "gmi.1";
+  Touch(mount / name);
+  Touch(mount / (name + "\xff"));
+  const std::string escaped = "\\xe2\\x80\\xaegmi";
+  const auto expect_escaped = [&](const std::string& text) {
+    EXPECT_TRUE(Mentions(text, escaped));
+    EXPECT_EQ(text.find(turn), std::string::npos) << text;
+    EXPECT_EQ(text.find('\xff'), std::string::npos) << text;
+  };
+  expect_escaped(Must(Cowfs({"ls"})));
+  expect_escaped(Must(Cowfs({"ls", MountPoint()})));
+  expect_escaped(Must(Cowfs({"info", mount / name})));
+  expect_escaped(Cowfs({"info", mount / (name + "none")}).err);
+  expect_escaped(Cowfs({"rm" + turn + "gmi"}).err);
+  expect_escaped(ReadFile(log));
+  // A program that reads JSON gets the name as it is.
+  const std::string json = Must(Cowfs({"info", "--json", mount / name}));
+  EXPECT_EQ(json.find(turn), std::string::npos) << json;
+  EXPECT_EQ(Json::parse(json)["name"], name);
+}
+
 }  // namespace
 }  // namespace cowfs::e2e
