@@ -240,13 +240,15 @@ void Image::read_interleaved(std::span<std::byte> buffer, uint64_t offset) {
 // ---- writing ------------------------------------------------------------------------------------
 
 void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
-  while (const std::optional<ChunkRange> busy = try_write(buffer, offset)) {
+  while (const std::optional<Blocked> blocked = try_write(buffer, offset)) {
+    buffer = buffer.subspan(blocked->written);
+    offset += blocked->written;
     // Waits by taking and leaving it; the write then finds out anew how things are.
-    static_cast<void>(chunks_.lock(*busy));
+    static_cast<void>(chunks_.lock(blocked->range));
   }
 }
 
-std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
+std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
   check_not_failed();
   if (buffer.empty()) return std::nullopt;
   const uint64_t end = offset + buffer.size();
@@ -264,7 +266,12 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
     }
   };
   const Raise raise{*this, offset, at};
+  const auto blocked = [&](ChunkRange range) {
+    return Blocked{range, static_cast<size_t>(at - offset)};
+  };
   while (at < end) {
+    // The limit first: a sharing hides what lies below before it raises the limit over it.
+    const uint64_t limit = layer_->parent_limit();
     const Run run = layer_->find(at, end - at);
     const std::span data =
         buffer.subspan(static_cast<size_t>(at - offset), static_cast<size_t>(run.length));
@@ -274,8 +281,8 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
       at += run.length;
       continue;
     }
-    const Shared shared = share_written(run, data, at);
-    if (shared.busy) return shared.busy;
+    const Shared shared = share_written(run, limit, data, at);
+    if (shared.busy) return blocked(*shared.busy);
     if (shared.done) {
       at += shared.length;
       continue;
@@ -283,7 +290,7 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
     const ChunkRange range{context_.chunk.chunk_of(at),
                            context_.chunk.chunk_of(at + shared.length - 1) + 1};
     const RangeLock::Guard guard = chunks_.try_lock(range);
-    if (!guard) return range;
+    if (!guard) return blocked(range);
     check_not_failed();  // it may have while this waited; see discard_uncommitted
     // What was not present may be by now.
     const Run now = layer_->find(at, shared.length);

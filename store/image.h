@@ -100,10 +100,14 @@ class Image : public std::enable_shared_from_this<Image> {
 
   /// Writes all of it, growing the image if need be, and waits where a chunk's state is changing.
   void write(std::span<const std::byte> buffer, uint64_t offset);
-  /// As write, but returns the chunks to wait for rather than waiting; then nothing or a part is
-  /// written and the whole is to be repeated. A repeated write is harmless while it is unanswered.
-  [[nodiscard]] std::optional<ChunkRange> try_write(std::span<const std::byte> buffer,
-                                                    uint64_t offset);
+  /// As write, but does not wait: if others hold a chunk that is to change its state, returns what
+  /// to wait for, and how much of the front is written. The rest is to be repeated then.
+  struct Blocked {
+    ChunkRange range;
+    size_t written;
+  };
+  [[nodiscard]] std::optional<Blocked> try_write(std::span<const std::byte> buffer,
+                                                 uint64_t offset);
   /// Calls `action` when nobody changes the state of those chunks; see RangeLock::when_free.
   void when_free(ChunkRange range, std::function<void()> action) {
     chunks_.when_free(range, std::move(action));
@@ -221,7 +225,8 @@ class Image : public std::enable_shared_from_this<Image> {
   };
   Shared share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length);
   bool same_as_base(std::span<const std::byte> data, uint64_t offset);
-  Shared share_written(const Run& run, std::span<const std::byte> data, uint64_t offset);
+  Shared share_written(const Run& run, uint64_t limit, std::span<const std::byte> data,
+                       uint64_t offset);
 
   // image_commit.cc
   void commit(bool with_times);

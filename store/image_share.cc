@@ -107,14 +107,14 @@ bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
 }
 
 // Bytes at the front of `data` that are now shared with the base, or else must be written: see
-// Shared. `run` is what the layer says of them.
-Image::Shared Image::share_written(const Run& run, std::span<const std::byte> data,
+// Shared. `run` is what the layer says of them, and `limit` was the parent limit before it did.
+Image::Shared Image::share_written(const Run& run, uint64_t limit, std::span<const std::byte> data,
                                    uint64_t offset) {
   const ChunkSize chunk = context_.chunk;
   const uint64_t base_size = context_.base.size();
-  const bool hides_base = run.state == ChunkState::zero || offset >= layer_->parent_limit();
-  if (!hides_base || offset >= base_size || !chunk.aligned(offset)) {
-    return {false, data.size(), std::nullopt};
+  if (offset >= base_size || !chunk.aligned(offset)) return {false, data.size(), std::nullopt};
+  if (run.state == ChunkState::absent && offset < limit) {
+    return {false, std::min<uint64_t>(data.size(), chunk.up(limit) - offset), std::nullopt};
   }
 
   uint64_t length = 0;
