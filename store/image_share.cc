@@ -72,7 +72,8 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
     }
   }
   raise_size(end);
-  layer_->set_parent_limit(new_limit);
+  // Only who raises it may set it: others hold no chunk that keeps one from raising it further.
+  if (new_limit > old_limit) layer_->set_parent_limit(new_limit);
   layer_->take_away(offset, chunk.up(end) - offset, ChunkState::absent);
   return {true, length, std::nullopt};
 }

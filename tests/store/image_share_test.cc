@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <future>
 #include <optional>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -125,6 +127,38 @@ TEST_F(ImageShareTest, WritesThatComeTogetherAreAllShared) {
     image->flush();
     EXPECT_EQ(image->own_bytes(), 0U);
     EXPECT_TRUE(content(*image) == base_content_);
+  }
+}
+
+TEST_F(ImageShareTest, SharingBelowTheLimitDoesNotTakeBackWhatOthersRaised) {
+  // Chunk by chunk, from several threads at once and in any order: some raise the limit while
+  // others share what lies below it.
+  make_base(pattern(3, size_t{2} << 20));
+  store_.reset();
+  std::filesystem::remove_all(store_path());
+  open();
+  const size_t chunks = base_content_.size() / kChunk;
+  for (unsigned round = 0; round < 20; ++round) {
+    const auto image = use("a" + std::to_string(round), true);
+    std::vector<std::thread> threads;
+    for (unsigned first = 0; first < 4; ++first) {
+      threads.emplace_back([&, first] {
+        std::minstd_rand random(round * 4 + first + 1);
+        std::vector<size_t> order;
+        for (size_t chunk = first; chunk < chunks; chunk += 4) order.push_back(chunk);
+        // Upwards on the whole, so that the limit rises again and again.
+        for (size_t i = 0; i + 8 <= order.size(); i += 4) {
+          std::shuffle(order.begin() + static_cast<ptrdiff_t>(i),
+                       order.begin() + static_cast<ptrdiff_t>(i) + 8, random);
+        }
+        for (const size_t chunk : order) {
+          write(*image, chunk * kChunk, base_part(chunk * kChunk, kChunk));
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_TRUE(content(*image) == base_content_) << round;
+    EXPECT_EQ(map(image, chunks), std::string(chunks, '.')) << round;
   }
 }
 
