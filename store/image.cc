@@ -251,8 +251,9 @@ void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
 std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
   check_not_failed();
   if (buffer.empty()) return std::nullopt;
-  const uint64_t end = offset + buffer.size();
-  if (end > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  // What lies beyond the largest size is refused when the rest is written: one request of the
+  // kernel's writeback holds the bytes of many writes.
+  const uint64_t end = std::min(offset + buffer.size(), kMaxImageSize);
   if (end > size()) zero_tail(size());
   uint64_t at = offset;
   // What was written shows, also if the rest fails: behind the size it would lie in wait for a
@@ -298,6 +299,7 @@ std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer
     write_new(data.first(static_cast<size_t>(now.length)), at);
     at += now.length;
   }
+  if (end < offset + buffer.size()) throw Error(EFBIG, "image " + std::to_string(id_));
   return std::nullopt;
 }
 

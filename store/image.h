@@ -99,6 +99,7 @@ class Image : public std::enable_shared_from_this<Image> {
   size_t read(std::span<std::byte> buffer, uint64_t offset);
 
   /// Writes all of it, growing the image if need be, and waits where a chunk's state is changing.
+  /// EFBIG if some of it lies beyond the largest size; what lies below is written then.
   void write(std::span<const std::byte> buffer, uint64_t offset);
   /// As write, but does not wait: if others hold a chunk that is to change its state, returns what
   /// to wait for, and how much of the front is written. The rest is to be repeated then.
