@@ -102,15 +102,16 @@ bool Catalog::exists(const std::string& path) {
 
 Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
     : schema_(schema), database_(path, mode) {
-  if (mode == Database::Mode::read_only) {
-    require_schema(database_, schema);
-  } else {
+  const bool for_writing = mode == Database::Mode::read_write;
+  if (for_writing) {
     upgraded_ = upgrade_schema(database_, schema);
+  } else {
+    require_schema(database_, schema);
   }
   check_rows();
   load_pages_ = database_.prepare(
       "SELECT page, bits FROM map_page WHERE layer = ? AND page >= ? AND page < ?");
-  if (mode == Database::Mode::read_only) return;
+  if (!for_writing) return;
   put_page_ = database_.prepare("INSERT OR REPLACE INTO map_page VALUES (?, ?, ?)");
   remove_page_ = database_.prepare("DELETE FROM map_page WHERE layer = ? AND page = ?");
   set_size_ = database_.prepare("UPDATE image SET size = ? WHERE id = ?");

@@ -435,7 +435,9 @@ void Store::announce_ending() {
 
 StoreSummary summarize_store(const std::string& directory) {
   if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
-  Catalog catalog(catalog_path(directory), Database::Mode::read_only);
+  const StoreLook look(directory);
+  Catalog catalog(catalog_path(directory),
+                  look.holder() ? Database::Mode::read_only : Database::Mode::at_rest);
   std::map<uint64_t, std::string> failures;
   for (const LayerRow& layer : catalog.layers()) {
     if (layer.failure) failures.emplace(layer.id, *layer.failure);
@@ -443,7 +445,7 @@ StoreSummary summarize_store(const std::string& directory) {
   return {.facts = facts_of(directory, catalog),
           .images = catalog.images(),
           .failures = std::move(failures),
-          .holder = StoreLock::holder(directory)};
+          .holder = look.holder()};
 }
 
 std::optional<std::string> cow_file(const std::string& directory, uint64_t layer) {

@@ -151,7 +151,7 @@ class Store {
   std::unique_ptr<Committer> committer_;
 };
 
-/// What can be said of a store without opening it for writing.
+/// What can be said of a store without opening it for writing. Nothing is changed by looking.
 struct StoreSummary {
   StoreFacts facts;
   std::vector<ImageRow> images;

@@ -395,6 +395,20 @@ TEST_F(CommandsOffline, AMountedStoreIsRefusedAndTheMountNamed) {
   EXPECT_EQ(StatOf(*mount / "dom1").st_size, StatOf(Base()).st_size);
 }
 
+TEST_F(CommandsOffline, LookingChangesNothingInTheStore) {
+  MakeBase();
+  {
+    auto mount = MountBase();
+    WriteFile(*mount / "dom1", "x");
+    mount->Unmount();
+  }
+  const std::string before = TreeSnapshot(Store());
+  EXPECT_EQ(CowfsJson({"ls", "--store", Store()}).size(), 1U);
+  EXPECT_EQ(CowfsJson({"info", Store()})["images"], 1);
+  EXPECT_EQ(CowfsJson({"info", "dom1", "--store", Store()})["name"], "dom1");
+  EXPECT_EQ(TreeSnapshot(Store()), before);
+}
+
 TEST_F(CommandsOffline, NamesWithASlashAreNoNamesInAStore) {
   MakeBase();
   MountBase()->Unmount();

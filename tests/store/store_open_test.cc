@@ -356,6 +356,56 @@ TEST_F(StoreOpenTest, ReadOnlyFileSystemIsRefused) {
   EXPECT_EQ(error.code(), EROFS);
 }
 
+TEST_F(StoreOpenTest, LookingChangesNothing) {
+  make_store();
+  fs::create_directory(directory_ / "odd %41?#name");
+  const std::string moved = directory_ / "odd %41?#name/store";
+  fs::rename(store_path(), moved);
+  const auto before = fs::last_write_time(moved);
+  const std::vector<std::string> names = names_in(moved);
+  EXPECT_EQ(summarize_store(moved).images.size(), 1U);
+  EXPECT_EQ(names_in(moved), names);
+  EXPECT_EQ(fs::last_write_time(moved), before);
+}
+
+TEST_F(StoreOpenTest, LookingAtWhatACrashLeftChangesNothingAndSeesTheLog) {
+  open();
+  { use("a"); }
+  const std::string copy = directory_ / "copy";  // as a crash leaves it: a log, and no index of it
+  fs::copy(store_path(), copy, fs::copy_options::recursive);
+  fs::remove(copy + "/catalog.db-shm");
+  ASSERT_GT(fs::file_size(copy + "/catalog.db-wal"), 0U);
+  const std::vector<std::string> names = names_in(copy);
+  const Bytes log = read_file(copy + "/catalog.db-wal");
+  const Bytes catalog = read_file(copy + "/catalog.db");
+  EXPECT_EQ(summarize_store(copy).images.at(0).name, "a");
+  EXPECT_EQ(names_in(copy), names);
+  EXPECT_EQ(read_file(copy + "/catalog.db-wal"), log);
+  EXPECT_EQ(read_file(copy + "/catalog.db"), catalog);
+}
+
+TEST_F(StoreOpenTest, LookingAtAReadOnlyStoreWorksUnlessALogIsToBeRead) {
+  open();
+  { use("a"); }
+  const std::string copy = directory_ / "copy";
+  fs::copy(store_path(), copy, fs::copy_options::recursive);
+  ASSERT_TRUE(store_->close());
+  crash();
+  const std::string point = directory_ / "read-only";
+  fs::create_directory(point);
+  if (::mount(directory_.path().c_str(), point.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+    GTEST_SKIP() << "no right to mount: " << error_text(errno);
+  }
+  const bool mounted =
+      ::mount(nullptr, point.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
+  EXPECT_NO_THROW(EXPECT_EQ(summarize_store(point + "/base.img.cowfs").images.size(), 1U));
+  const Error error = error_of([&] { summarize_store(point + "/copy"); });
+  ::umount2(point.c_str(), MNT_DETACH);
+  EXPECT_TRUE(mounted);
+  EXPECT_EQ(error.code(), EROFS);
+  EXPECT_TRUE(says(error, "write-ahead log"));
+}
+
 struct Hostile {
   const char* name;
   const char* sql;
