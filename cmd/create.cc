@@ -62,7 +62,7 @@ void create_in_mount(const ImagePath& image, const Wishes& wishes) {
 }
 
 void create_in_store(const std::string& directory, const Arguments& names, const Wishes& wishes) {
-  const std::unique_ptr<Store> store = open_store(directory, "create");
+  const std::unique_ptr<Store> store = open_store(directory, "create", Needs::base);
   const mode_t mask = ::umask(0);
   ::umask(mask);
   for (const std::string& name : names) {

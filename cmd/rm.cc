@@ -39,7 +39,7 @@ void remove_in_mount(const Arguments& images, bool force) {
 
 void remove_in_store(const std::string& directory, const Arguments& images) {
   const std::set<std::string> names(images.begin(), images.end());
-  const std::unique_ptr<Store> store = open_store(directory, "rm");
+  const std::unique_ptr<Store> store = open_store(directory, "rm", Needs::names);
   for (const std::string& name : names) {
     check_name(name);
     if (store->find(name) == nullptr) throw Error(ENOENT, "image " + name);

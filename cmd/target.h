@@ -55,8 +55,11 @@ bool name_before(const std::string& left, const std::string& right);
 /// removed" say. An image that was just closed is waited for, up to a second.
 void require_unused(const ImagePath& image, const char* why_not);
 
+/// What a command does with a store: where only names change, the base may be gone.
+enum class Needs { base, names };
 /// Opens a store that is not mounted for `command`. Error that names the mount if it is.
-std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command);
+std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
+                                  Needs needs);
 /// Makes everything durable. Error if something was lost.
 void close_store(Store& store);
 /// What the catalog says. Waits for a server that is ending; Error that names the mount if the

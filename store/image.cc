@@ -61,6 +61,7 @@ Image::Use Image::use() {
 }
 
 void Image::acquire() {
+  if (context_.base == nullptr) throw Error(ENOENT, "base of image " + std::to_string(id_));
   auto usage = usage_.lock();
   if (usage->unlinked && usage->count == 0) throw Error(ENOENT, "image " + std::to_string(id_));
   if (!usage->active) {
@@ -175,10 +176,10 @@ void Image::read_old(ChunkState state, std::span<std::byte> buffer, uint64_t off
 }
 
 void Image::read_parent(std::span<std::byte> buffer, uint64_t offset) const {
-  const uint64_t limit = std::min(layer_->parent_limit(), context_.base.size());
+  const uint64_t limit = std::min(layer_->parent_limit(), context_.base->size());
   const auto below =
       static_cast<size_t>(offset < limit ? std::min<uint64_t>(buffer.size(), limit - offset) : 0);
-  if (below > 0) context_.base.read(buffer.first(below), offset);
+  if (below > 0) context_.base->read(buffer.first(below), offset);
   if (below < buffer.size()) std::memset(buffer.data() + below, 0, buffer.size() - below);
 }
 
@@ -472,9 +473,9 @@ std::optional<uint64_t> Image::next_data(uint64_t offset) {
     if (run.state == ChunkState::present) return offset;
     const uint64_t end = offset + run.length;
     if (run.state == ChunkState::absent) {
-      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base.size()});
+      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base->size()});
       if (offset < limit) {
-        const std::optional<uint64_t> data = context_.base.file().next_data(offset);
+        const std::optional<uint64_t> data = context_.base->file().next_data(offset);
         if (data && *data < limit) return *data;
       }
     }
@@ -491,9 +492,9 @@ std::optional<uint64_t> Image::next_hole(uint64_t offset) {
     const uint64_t end = offset + run.length;
     if (run.state == ChunkState::zero) return offset;
     if (run.state == ChunkState::absent) {
-      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base.size()});
+      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base->size()});
       if (offset >= limit) return offset;
-      const uint64_t hole = context_.base.file().next_hole(offset);
+      const uint64_t hole = context_.base->file().next_hole(offset);
       if (hole < limit) return hole;
       if (limit < end) return limit;
     }

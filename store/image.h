@@ -47,7 +47,7 @@ struct Attributes {
 class Image : public std::enable_shared_from_this<Image> {
  public:
   struct Context {
-    const Base& base;
+    const Base* base;  ///< null: no image can be used
     ChunkSize chunk;
     Catalog& catalog;
     spdlog::logger& log;
@@ -78,7 +78,7 @@ class Image : public std::enable_shared_from_this<Image> {
     explicit Use(std::shared_ptr<Image> image) : image_(std::move(image)) {}
     std::shared_ptr<Image> image_;
   };
-  /// Opens what the image needs. ENOENT if it was unlinked and freed.
+  /// Opens what the image needs. ENOENT if it was unlinked and freed, or there is no base.
   [[nodiscard]] Use use();
   /// The same as a pair of calls, for who keeps the count elsewhere. Each acquire needs a release.
   void acquire();

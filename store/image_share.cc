@@ -83,7 +83,7 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
 bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
   constexpr size_t kPiece = 16 << 10;
   std::array<std::byte, kPiece> piece;
-  const File& base = context_.base.file();
+  const File& base = context_.base->file();
   try {
     while (!data.empty()) {
       const std::span<std::byte> held(piece.data(), std::min(kPiece, data.size()));
@@ -112,7 +112,7 @@ bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
 Image::Shared Image::share_written(const Run& run, uint64_t limit, std::span<const std::byte> data,
                                    uint64_t offset) {
   const ChunkSize chunk = context_.chunk;
-  const uint64_t base_size = context_.base.size();
+  const uint64_t base_size = context_.base->size();
   if (offset >= base_size || !chunk.aligned(offset)) return {false, data.size(), std::nullopt};
   if (run.state == ChunkState::absent && offset < limit) {
     return {false, std::min<uint64_t>(data.size(), chunk.up(limit) - offset), std::nullopt};

@@ -169,7 +169,7 @@ Store::Store(Options options) : options_(std::move(options)) {
                                           "; the policy is fixed when a store is made");
   }
   policy_ = &find_policy(facts_.policy);
-  check_base();
+  if (!options_.names_only) check_base();
   load();
   committer_ = std::make_unique<Committer>(
       *catalog_, *reserve_,
@@ -294,7 +294,7 @@ void Store::load() {
                                       .catalog = *catalog_,
                                       .hook = &options_.fault_hook});
   image_context_.emplace(
-      Image::Context{.base = *base_,
+      Image::Context{.base = base_.get(),
                      .chunk = ChunkSize(facts_.chunk_size),
                      .catalog = *catalog_,
                      .log = *options_.log,

@@ -409,6 +409,23 @@ TEST_F(CommandsOffline, LookingChangesNothingInTheStore) {
   EXPECT_EQ(TreeSnapshot(Store()), before);
 }
 
+TEST_F(CommandsOffline, AStoreWhoseBaseIsGoneCanBeListedAndTidiedUp) {
+  MakeBase();
+  MountBase()->Unmount();
+  Must(Cowfs({"create", "dom1", "dom2", "--store", Store()}));
+  std::filesystem::remove(Base());
+  Must(Cowfs({"mv", "dom1", "dom3", "--store", Store()}));
+  Must(Cowfs({"rm", "dom2", "--store", Store()}));
+  EXPECT_EQ(CowfsJson({"ls", "--store", Store()}).at(0).at("name"), "dom3");
+  EXPECT_EQ(CowfsJson({"info", Store()})["images"], 1);
+  for (const Arguments& line : {Arguments{"create", "dom4", "--store", Store()},
+                                Arguments{"resize", "dom3", "1M", "--store", Store()}}) {
+    const Result result = Cowfs(line);
+    EXPECT_EQ(result.status, 1) << line[0];
+    EXPECT_TRUE(Mentions(result.err, Base())) << line[0];
+  }
+}
+
 TEST_F(CommandsOffline, NamesWithASlashAreNoNamesInAStore) {
   MakeBase();
   MountBase()->Unmount();

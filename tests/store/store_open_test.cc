@@ -406,6 +406,31 @@ TEST_F(StoreOpenTest, LookingAtAReadOnlyStoreWorksUnlessALogIsToBeRead) {
   EXPECT_TRUE(says(error, "write-ahead log"));
 }
 
+TEST_F(StoreOpenTest, NamesCanBeChangedWithoutTheBase) {
+  make_store();
+  fs::rename(base_path(), directory_ / "away");
+  Store::Options wanted = options();
+  wanted.base_path.clear();
+  wanted.create = false;
+  EXPECT_EQ(refusal(wanted).code(), ENOENT);
+  wanted.names_only = true;
+  {
+    Store store(wanted);
+    EXPECT_EQ(error_of([&] { static_cast<void>(store.find("a")->use()); }).code(), ENOENT);
+    store.rename("a", "b", Store::Rename::no_replace);
+    EXPECT_TRUE(store.close());
+  }
+  fs::rename(directory_ / "away", base_path());
+  open();
+  EXPECT_EQ(content(*use("b"), 0, 10), filled(10, 1));
+  crash();
+  remove_file(base_path());
+  Store store(wanted);
+  store.remove("b");
+  EXPECT_TRUE(store.close());
+  EXPECT_TRUE(fs::is_empty(store_path() + "/layers"));
+}
+
 struct Hostile {
   const char* name;
   const char* sql;
