@@ -212,6 +212,14 @@ uint64_t Catalog::last_layer() {
   return select.step() ? from_sql(select.integer(0)) : 0;
 }
 
+std::optional<uint64_t> Catalog::last_page(uint64_t layer) {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare("SELECT max(page) FROM map_page WHERE layer = ?");
+  select.bind(1, to_sql(layer));
+  if (!select.step() || select.is_null(0)) return std::nullopt;
+  return from_sql(select.integer(0));
+}
+
 void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
                          const std::function<void(uint64_t, const MapBits&)>& receive) {
   const std::lock_guard lock(mutex_);

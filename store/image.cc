@@ -66,6 +66,14 @@ void Image::acquire() {
   if (usage->unlinked && usage->count == 0) throw Error(ENOENT, "image " + std::to_string(id_));
   if (!usage->active) {
     layer_->activate();
+    const std::optional<std::string> damage = layer_->damage();
+    damaged_ = damage.has_value();
+    if (damage) {
+      context_.log.error(
+          "image {}: damaged: {}: what it lacks cannot be read, and the image not be written to; "
+          "put the file back from a copy",
+          id_, *damage);
+    }
     usage->active = true;
     tail_is_zero_ = false;
   }
@@ -123,6 +131,14 @@ void Image::check_not_failed() const {
     throw Error::with_message(
         EIO, "image " + std::to_string(id_) +
                  ": an earlier sync of it failed; look at the disk, then unmount and mount");
+  }
+}
+
+void Image::check_writable() const {
+  check_not_failed();
+  // A write could make the file as long as it has to be, and zeros of what is missing.
+  if (damaged_) {
+    throw Error::with_message(EIO, "image " + std::to_string(id_) + ": damaged, see the log");
   }
 }
 
@@ -250,7 +266,7 @@ void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
 }
 
 std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
-  check_not_failed();
+  check_writable();
   if (buffer.empty()) return std::nullopt;
   // What lies beyond the largest size is refused when the rest is written: one request of the
   // kernel's writeback holds the bytes of many writes.
@@ -374,7 +390,7 @@ void Image::raise_size(uint64_t size) {
 
 void Image::extend(uint64_t size) {
   if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
-  check_not_failed();
+  check_writable();
   if (size <= this->size()) return;
   zero_tail(this->size());
   raise_size(size);
@@ -400,7 +416,7 @@ void Image::zero_tail(uint64_t size) {
 // ---- zeroing ------------------------------------------------------------------------------------
 
 void Image::make_zero(uint64_t offset, uint64_t length) {
-  check_not_failed();
+  check_writable();
   if (offset >= kMaxImageSize) return;
   length = std::min(length, kMaxImageSize - offset);
   uint64_t end = offset + length;
@@ -448,7 +464,7 @@ void Image::zero_chunks(uint64_t offset, uint64_t length) {
 }
 
 void Image::reserve(uint64_t offset, uint64_t length) {
-  check_not_failed();
+  check_writable();
   if (offset + length > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
   const ChunkSize chunk = context_.chunk;
   const uint64_t start = chunk.down(offset);

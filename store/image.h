@@ -36,7 +36,8 @@ struct Attributes {
 
 /// An image: the writable view of its active layer over the base. Offsets, lengths and sizes are
 /// bytes. Thread-safe. Errors are thrown as Error; after a failed sync or commit everything that
-/// writes or flushes throws EIO, and reads go on (I8).
+/// writes or flushes throws EIO, and reads go on (I8). Where data is found to be missing, writes
+/// throw EIO, and reads of that data.
 ///
 /// An image is in use while somebody holds a Use of it; I/O is allowed only then. What is not in
 /// use takes a few hundred bytes and no descriptor.
@@ -192,6 +193,7 @@ class Image : public std::enable_shared_from_this<Image> {
   };
 
   void check_not_failed() const;
+  void check_writable() const;
   void fail(const std::string& failure);
 
   // image.cc
@@ -249,6 +251,7 @@ class Image : public std::enable_shared_from_this<Image> {
   std::atomic<bool> failed_;
   std::atomic<bool> unreadable_ = false;  // what the map says is not to be believed
   Synchronized<std::optional<std::string>> failure_;
+  std::atomic<bool> damaged_ = false;  // see Layer::damage; found out when it comes into use
 
   struct Times {
     Attributes attributes;

@@ -208,6 +208,47 @@ TEST_F(StoreOpenTest, ShortCowFileIsAnErrorAndNoZeros) {
   EXPECT_EQ(error_of([&] { content(*image, 0, 4096); }).code(), EIO);
   EXPECT_EQ(content(*image, 4096, 4096),
             Bytes(base_content_.begin() + 4096, base_content_.begin() + 8192));
+  // Nothing is written: the file would grow, and zeros take the place of what is missing.
+  EXPECT_EQ(error_of([&] { write(*image, 20'000, filled(4096, 2)); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { image->make_zero(0, 4096); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { image->reserve(20'000, 4096); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { image->resize(100'000); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { content(*image, 0, 4096); }).code(), EIO);
+  EXPECT_EQ(fs::file_size(store_path() + "/layers/1.cow"), 100U);
+  EXPECT_NO_THROW(image->flush());
+}
+
+TEST_F(StoreOpenTest, ShortCowFileIsFoundWhereverItEnds) {
+  constexpr uint64_t kFar = 4096 * uint64_t{2048} * 3000;  // pages beyond those looked at
+  open();
+  {
+    const auto image = use("a");
+    image->extend(2 * kFar);
+    for (const uint64_t place : {uint64_t{0}, uint64_t{5} << 20, uint64_t{100} << 20, kFar}) {
+      write(*image, place, filled(4096, 1));
+    }
+    image->flush();
+  }
+  ASSERT_TRUE(store_->close());
+  crash();
+  const std::string file = store_path() + "/layers/1.cow";
+  const auto refuses_writes = [&] {
+    open();
+    const auto image = use("a");
+    try {
+      write(*image, 8192, filled(1, 1));
+    } catch (const Error& error) {
+      return error.code() == EIO;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refuses_writes());
+  crash();
+  for (const uint64_t size : {kFar + 4095, kFar, uint64_t{6} << 20, uint64_t{4096}, uint64_t{0}}) {
+    fs::resize_file(file, size);
+    EXPECT_TRUE(refuses_writes()) << size;
+    crash();
+  }
 }
 
 TEST_F(StoreOpenTest, LeftOverCowFilesAreRemovedAndOtherFilesAreNot) {
