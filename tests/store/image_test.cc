@@ -441,6 +441,21 @@ TEST_F(ImageTest, TimesAloneAreWrittenByFlushAll) {
   EXPECT_EQ(store_->find("a")->attributes().ctime_ns, 7);
 }
 
+TEST_F(ImageTest, TimesOfImagesInNoUseAreWrittenWhenTheStoreIsClosed) {
+  for (const int64_t time : {1, 2, 3}) {
+    const auto image = use("a" + std::to_string(time));
+    image->set_times(time, 10 * time, 100 * time);
+  }
+  EXPECT_TRUE(store_->close());
+  reopen_after_crash();
+  for (const int64_t time : {1, 2, 3}) {
+    const Attributes attributes = store_->find("a" + std::to_string(time))->attributes();
+    EXPECT_EQ(attributes.atime_ns, time);
+    EXPECT_EQ(attributes.mtime_ns, 10 * time);
+    EXPECT_EQ(attributes.ctime_ns, 100 * time);
+  }
+}
+
 TEST_F(ImageTest, OwnerAndModeAreDurableAtOnceAndSpecialBitsDropped) {
   store_->create({.name = "a", .empty = false, .size = std::nullopt})
       ->set_owner_and_mode(1000, 1001, 07755, 99);

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 
@@ -470,6 +472,46 @@ TEST_F(StoreOpenTest, NamesCanBeChangedWithoutTheBase) {
   store.remove("b");
   EXPECT_TRUE(store.close());
   EXPECT_TRUE(fs::is_empty(store_path() + "/layers"));
+}
+
+TEST_F(StoreOpenTest, OfSeveralThatMakeAStoreAtOnceEachHasItOrIsRefused) {
+  // Processes, since that is what SQLite's locks tell apart.
+  for (int round = 0; round < 20; ++round) {
+    fs::remove_all(store_path());
+    std::array<int, 2> start{};
+    ASSERT_EQ(::pipe(start.data()), 0);
+    std::vector<pid_t> makers;
+    for (int maker = 0; maker < 3; ++maker) {
+      makers.push_back(::fork());
+      if (makers.back() != 0) continue;
+      ::close(start[1]);
+      char end = 0;
+      static_cast<void>(::read(start[0], &end, 1));  // returns when all are there
+      try {
+        Store::Options wanted = options();
+        wanted.mount = "/proc";  // so that it is not waited for
+        Store store(wanted);
+        store.create({.name = std::to_string(maker), .empty = false, .size = std::nullopt});
+        ::_exit(store.close() ? 0 : 3);
+      } catch (const Error& error) {
+        if (error.code() != EBUSY) std::fprintf(stderr, "%s\n", error.what());
+        ::_exit(error.code() == EBUSY && says(error, "in use by process") ? 1 : 2);
+      }
+    }
+    ::close(start[0]);
+    ::close(start[1]);
+    size_t winners = 0;
+    for (const pid_t maker : makers) {
+      int status = 0;
+      ASSERT_EQ(::waitpid(maker, &status, 0), maker);
+      ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1) << round << ": " << status;
+      if (WEXITSTATUS(status) == 0) ++winners;
+    }
+    EXPECT_GE(winners, 1U);
+    open();
+    EXPECT_EQ(store_->image_count(), winners);
+    crash();
+  }
 }
 
 struct Hostile {
