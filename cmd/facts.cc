@@ -13,6 +13,7 @@
 #include "cmd/table.h"
 #include "fs/control.h"
 #include "store/error.h"
+#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -110,6 +111,18 @@ std::vector<ImageRow> named_images(const StoreSummary& summary) {
   std::sort(rows.begin(), rows.end(), [](const ImageRow& left, const ImageRow& right) {
     return name_before(*left.name, *right.name);
   });
+  return rows;
+}
+
+std::vector<ImageRow> named_images(const StoreSummary& summary, const Arguments& names) {
+  std::vector<ImageRow> rows;
+  for (const std::string& name : names) {
+    check_name(name);
+    const auto row = std::find_if(summary.images.begin(), summary.images.end(),
+                                  [&](const ImageRow& each) { return each.name == name; });
+    if (row == summary.images.end()) throw Error(ENOENT, "image " + name);
+    rows.push_back(*row);
+  }
   return rows;
 }
 

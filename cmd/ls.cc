@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <map>
 
@@ -12,7 +11,6 @@
 #include "cmd/table.h"
 #include "cmd/target.h"
 #include "store/error.h"
-#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -199,18 +197,9 @@ class Listing {
 
 std::vector<ImageLine> lines_of_store(const std::string& store, const Arguments& names) {
   const StoreSummary summary = read_store(store, false);
-  const std::vector<ImageRow> rows = named_images(summary);
   std::vector<ImageLine> lines;
-  const auto add = [&](const ImageRow& row) {
+  for (const ImageRow& row : names.empty() ? named_images(summary) : named_images(summary, names)) {
     lines.push_back({*row.name, image_facts(summary, row)});
-  };
-  if (names.empty()) std::for_each(rows.begin(), rows.end(), add);
-  for (const std::string& name : names) {
-    check_name(name);
-    const auto row = std::find_if(rows.begin(), rows.end(),
-                                  [&](const ImageRow& each) { return *each.name == name; });
-    if (row == rows.end()) throw Error(ENOENT, "image " + name);
-    add(*row);
   }
   return lines;
 }
