@@ -19,6 +19,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// A directory, seen read-only at another place; `error` is why it could not be.
+class ReadOnlyView {
+ public:
+  ReadOnlyView(const std::string& directory, std::string point) : point_(std::move(point)) {
+    fs::create_directory(point_);
+    const char* at = point_.c_str();
+    mounted_ = ::mount(directory.c_str(), at, nullptr, MS_BIND, nullptr) == 0;
+    const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY;
+    if (!mounted_ || ::mount(nullptr, at, nullptr, flags, nullptr) != 0) error_ = errno;
+  }
+  ReadOnlyView(const ReadOnlyView&) = delete;
+  ReadOnlyView& operator=(const ReadOnlyView&) = delete;
+  ~ReadOnlyView() {
+    if (mounted_) ::umount2(point_.c_str(), MNT_DETACH);
+  }
+  [[nodiscard]] int error() const { return error_; }
+
+ private:
+  const std::string point_;
+  bool mounted_ = false;
+  int error_ = 0;
+};
+
 class StoreOpenTest : public StoreFixture {
  protected:
   StoreOpenTest() { make_base(pattern(1, 50'000)); }
@@ -385,17 +408,11 @@ TEST_F(StoreOpenTest, StoreBehindALinkIsTheSameStore) {
 TEST_F(StoreOpenTest, ReadOnlyFileSystemIsRefused) {
   make_store();
   const std::string point = directory_ / "read-only";
-  fs::create_directory(point);
-  if (::mount(directory_.path().c_str(), point.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-    GTEST_SKIP() << "no right to mount: " << error_text(errno);
-  }
-  const bool mounted =
-      ::mount(nullptr, point.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
+  const ReadOnlyView view(directory_.path(), point);
+  if (view.error() != 0) GTEST_SKIP() << "no right to mount: " << error_text(view.error());
   Store::Options wanted = options();
   wanted.directory = point + "/base.img.cowfs";
   const Error error = refusal(wanted);
-  ::umount2(point.c_str(), MNT_DETACH);
-  EXPECT_TRUE(mounted);
   EXPECT_EQ(error.code(), EROFS);
 }
 
@@ -435,16 +452,10 @@ TEST_F(StoreOpenTest, LookingAtAReadOnlyStoreWorksUnlessALogIsToBeRead) {
   ASSERT_TRUE(store_->close());
   crash();
   const std::string point = directory_ / "read-only";
-  fs::create_directory(point);
-  if (::mount(directory_.path().c_str(), point.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-    GTEST_SKIP() << "no right to mount: " << error_text(errno);
-  }
-  const bool mounted =
-      ::mount(nullptr, point.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
+  const ReadOnlyView view(directory_.path(), point);
+  if (view.error() != 0) GTEST_SKIP() << "no right to mount: " << error_text(view.error());
   EXPECT_NO_THROW(EXPECT_EQ(summarize_store(point + "/base.img.cowfs").images.size(), 1U));
   const Error error = error_of([&] { summarize_store(point + "/copy"); });
-  ::umount2(point.c_str(), MNT_DETACH);
-  EXPECT_TRUE(mounted);
   EXPECT_EQ(error.code(), EROFS);
   EXPECT_TRUE(says(error, "write-ahead log"));
 }
