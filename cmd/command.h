@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace cowfs {
@@ -24,6 +25,9 @@ class UsageError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
+
+/// Prints `cowfs COMMAND: what` on standard error: one line, whatever names it holds.
+void print_message(std::string_view command, std::string_view what);
 
 int run_mount(const Arguments& arguments);
 int run_umount(const Arguments& arguments);

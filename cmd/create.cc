@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <set>
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"
@@ -37,6 +38,10 @@ void require(int result, const std::string& what) {
   if (result != 0) throw Error(errno, what);
 }
 
+[[noreturn]] void refuse_repeated(const std::string& image) {
+  throw Error::with_message(EEXIST, image + ": is named twice");
+}
+
 void create_in_mount(const ImagePath& image, const Wishes& wishes) {
   const char* path = image.path.c_str();
   // With mknod(2) an image of the base is born, and never over one that is there.
@@ -57,9 +62,12 @@ void create_in_mount(const ImagePath& image, const Wishes& wishes) {
 }
 
 void create_in_store(const std::string& directory, const Arguments& names, const Wishes& wishes) {
-  const std::unique_ptr<Store> store = open_store(directory, "create");
+  const std::unique_ptr<Store> store = open_store(directory, "create", Needs::base);
   const mode_t mask = ::umask(0);
   ::umask(mask);
+  for (const std::string& name : names) {
+    if (store->find(name) != nullptr) throw Error(EEXIST, "image " + name);
+  }
   for (const std::string& name : names) {
     Store::NewImage image;
     image.name = name;
@@ -102,14 +110,24 @@ int run_create(const Arguments& arguments) {
   if (!line.parse(arguments)) return kDone;
 
   const Wishes wishes = parse_wishes(size, owner, mode);
+  // Whatever is wrong with a name is found before the first image is made.
   if (store) {
-    for (const std::string& name : images) check_name(name);
+    std::set<std::string> names;
+    for (const std::string& name : images) {
+      check_name(name);
+      if (!names.insert(name).second) refuse_repeated(name);
+    }
     create_in_store(*store, images, wishes);
     return kDone;
   }
-  // Unfit names are found before the first image is made.
   std::vector<ImagePath> paths;
-  for (const std::string& image : images) paths.push_back(image_in_mount(image));
+  std::set<std::pair<uint64_t, std::string>> keys;
+  for (const std::string& image : images) {
+    const ImagePath& path = paths.emplace_back(image_in_mount(image));
+    if (!keys.insert(path.key()).second) refuse_repeated(image);
+    struct stat status {};
+    if (::lstat(path.path.c_str(), &status) == 0) throw Error(EEXIST, path.path);
+  }
   for (const ImagePath& path : paths) create_in_mount(path, wishes);
   return kDone;
 }

@@ -15,6 +15,7 @@
 #include "cmd/table.h"
 #include "fs/control.h"
 #include "store/error.h"
+#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -113,6 +114,18 @@ std::vector<ImageRow> named_images(const StoreSummary& summary) {
   return rows;
 }
 
+std::vector<ImageRow> named_images(const StoreSummary& summary, const Arguments& names) {
+  std::vector<ImageRow> rows;
+  for (const std::string& name : names) {
+    check_name(name);
+    const auto row = std::find_if(summary.images.begin(), summary.images.end(),
+                                  [&](const ImageRow& each) { return each.name == name; });
+    if (row == summary.images.end()) throw Error(ENOENT, "image " + name);
+    rows.push_back(*row);
+  }
+  return rows;
+}
+
 Json to_json(const ImageFacts& facts) {
   Json users = Json::array();
   for (const User& user : facts.users) users.push_back(to_json(user));
@@ -142,7 +155,7 @@ nlohmann::json mount_facts(const MountEntry& mount) {
 }
 
 void print_json(const Json& json) {
-  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  fmt::print("{}\n", json.dump(2, ' ', true, Json::error_handler_t::replace));
 }
 
 }  // namespace cowfs

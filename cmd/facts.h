@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cmd/command.h"
 #include "cmd/target.h"
 #include "fs/users.h"
 
@@ -39,6 +40,8 @@ ImageFacts image_facts(const MountEntry& mount, const std::string& name, const U
 ImageFacts image_facts(const StoreSummary& store, const ImageRow& row);
 /// The rows that have a name, in the order of listings.
 std::vector<ImageRow> named_images(const StoreSummary& summary);
+/// The rows of these names, in their order. ENOENT if there is no such image.
+std::vector<ImageRow> named_images(const StoreSummary& summary, const Arguments& names);
 
 /// The keys that `ls` and `info` have in common.
 Json to_json(const ImageFacts& facts);
@@ -50,7 +53,8 @@ nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
 /// Of a mount, by its server; see fs/control.h.
 nlohmann::json mount_facts(const MountEntry& mount);
 
-/// Prints with a newline; text that is no UTF-8 is replaced.
+/// Prints with a newline, in ASCII (what is not is escaped as \\uXXXX); text that is no UTF-8 is
+/// replaced.
 void print_json(const Json& json);
 
 }  // namespace cowfs

@@ -120,16 +120,11 @@ Json describe_path(const std::string& path) {
 std::vector<Json> describe_in_store(const std::string& directory, const Arguments& names) {
   if (names.empty()) return {store_json(directory)};
   const StoreSummary summary = read_store(directory, false);
-  const std::vector<ImageRow> rows = named_images(summary);
   std::vector<Json> list;
-  for (const std::string& name : names) {
-    check_name(name);
-    const auto row = std::find_if(rows.begin(), rows.end(),
-                                  [&](const ImageRow& each) { return *each.name == name; });
-    if (row == rows.end()) throw Error(ENOENT, "image " + name);
-    list.push_back(image_json(image_facts(summary, *row), {.base = summary.facts.base_path,
-                                                           .chunk_size = summary.facts.chunk_size,
-                                                           .policy = summary.facts.policy}));
+  for (const ImageRow& row : named_images(summary, names)) {
+    list.push_back(image_json(image_facts(summary, row), {.base = summary.facts.base_path,
+                                                          .chunk_size = summary.facts.chunk_size,
+                                                          .policy = summary.facts.policy}));
   }
   return list;
 }

@@ -41,7 +41,7 @@ void limit_in_mount(const std::string& path, std::optional<uint64_t> bytes) {
 void limit_in_store(const std::string& directory, const std::string& name,
                     std::optional<uint64_t> bytes) {
   check_name(name);
-  const std::unique_ptr<Store> store = open_store(directory, "limit");
+  const std::unique_ptr<Store> store = open_store(directory, "limit", Needs::names);
   const std::shared_ptr<Image> image = store->find(name);
   if (image == nullptr) throw Error(ENOENT, "image " + name);
   image->set_space_limit(bytes);

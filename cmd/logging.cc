@@ -1,6 +1,7 @@
 #include "cmd/logging.h"
 
 #include <fcntl.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/sinks/syslog_sink.h>
@@ -14,11 +15,12 @@
 
 #include "cmd/command.h"
 #include "store/error.h"
+#include "store/names.h"
 
 namespace cowfs {
 namespace {
 
-constexpr const char* kPattern = "%Y-%m-%dT%H:%M:%S.%e%z %l: %v";
+constexpr const char* kPattern = "%Y-%m-%dT%H:%M:%S.%e%z %l: %*";
 
 /// Appends to a file, each line with one write(2): nothing waits in a buffer when the process dies.
 /// Thread-safe by its base.
@@ -58,11 +60,26 @@ class FileSink : public spdlog::sinks::base_sink<std::mutex> {
   int fd_;
 };
 
+/// %* of a pattern: the message as %v has it, in one line, whatever names it holds.
+class PrintableMessage : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&,
+              spdlog::memory_buf_t& target) override {
+    const std::string text = printable({message.payload.data(), message.payload.size()});
+    target.append(text.data(), text.data() + text.size());
+  }
+  [[nodiscard]] std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
+    return std::make_unique<PrintableMessage>();
+  }
+};
+
 Log make_log(std::shared_ptr<spdlog::sinks::sink> sink, spdlog::level::level_enum level,
-             const char* pattern) {
+             const std::string& pattern) {
   auto logger = std::make_shared<spdlog::logger>("cowfs", std::move(sink));
   logger->set_level(level);
-  logger->set_pattern(pattern);
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<PrintableMessage>('*').set_pattern(pattern);
+  logger->set_formatter(std::move(formatter));
   return {.logger = std::move(logger), .reopen = [] {}};
 }
 
@@ -89,7 +106,7 @@ Log log_to_syslog(spdlog::level::level_enum level) {
   // syslog(3) adds the time; the level is in the priority.
   return make_log(
       std::make_shared<spdlog::sinks::syslog_sink_mt>("cowfs", LOG_PID, LOG_DAEMON, true), level,
-      "%v");
+      "%*");
 }
 
 Log log_to_file(const std::string& path, spdlog::level::level_enum level) {
@@ -100,9 +117,8 @@ Log log_to_file(const std::string& path, spdlog::level::level_enum level) {
 }
 
 std::shared_ptr<spdlog::logger> command_logger(const std::string& command) {
-  const std::string pattern = "cowfs " + command + ": %l: %v";
   return make_log(std::make_shared<spdlog::sinks::stderr_sink_mt>(), spdlog::level::warn,
-                  pattern.c_str())
+                  "cowfs " + command + ": %l: %*")
       .logger;
 }
 

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <map>
 
@@ -12,7 +11,6 @@
 #include "cmd/table.h"
 #include "cmd/target.h"
 #include "store/error.h"
-#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -64,7 +62,7 @@ void print_mounts(bool json) {
                {"FREE", Table::Align::right},
                {"STATE"}});
   const auto shown = [](const nlohmann::json& value) {
-    return value.is_string() ? printable(value.get<std::string>()) : std::string("-");
+    return value.is_string() ? value.get<std::string>() : std::string("-");
   };
   for (const auto& [entry, facts] : rows) {
     const char* state = facts.is_null() ? "dead" : "serving";
@@ -77,7 +75,7 @@ void print_mounts(bool json) {
                     {"free_bytes", fact("free_bytes")},
                     {"state", state}});
     table.add_row(
-        {printable(entry.point), printable(known.value("base", entry.source)), shown(fact("store")),
+        {entry.point, known.value("base", entry.source), shown(fact("store")),
          known.contains("images") ? fact("images").dump() : "-",
          known.contains("free_bytes") ? format_size(fact("free_bytes").get<uint64_t>()) : "-",
          state});
@@ -103,9 +101,8 @@ std::string users_text(const std::vector<User>& users) {
   std::string text;
   for (const User& user : users) {
     if (!text.empty()) text += ", ";
-    text += user.kind == User::Kind::loop
-                ? user.device
-                : fmt::format("{} ({})", user.pid, printable(user.command));
+    text += user.kind == User::Kind::loop ? user.device
+                                          : fmt::format("{} ({})", user.pid, user.command);
   }
   return text.empty() ? "-" : text;
 }
@@ -130,7 +127,7 @@ void print_images(const std::vector<ImageLine>& lines, bool json) {
       list.push_back(to_json(facts));
       continue;
     }
-    table.add_row({printable(shown), format_size(facts.size), format_size(facts.own_bytes),
+    table.add_row({shown, format_size(facts.size), format_size(facts.own_bytes),
                    private_text(facts), format_time(facts.modified_ns),
                    facts.created_ns ? format_time(*facts.created_ns) : "-",
                    users_text(facts.users)});
@@ -200,18 +197,9 @@ class Listing {
 
 std::vector<ImageLine> lines_of_store(const std::string& store, const Arguments& names) {
   const StoreSummary summary = read_store(store, false);
-  const std::vector<ImageRow> rows = named_images(summary);
   std::vector<ImageLine> lines;
-  const auto add = [&](const ImageRow& row) {
+  for (const ImageRow& row : names.empty() ? named_images(summary) : named_images(summary, names)) {
     lines.push_back({*row.name, image_facts(summary, row)});
-  };
-  if (names.empty()) std::for_each(rows.begin(), rows.end(), add);
-  for (const std::string& name : names) {
-    check_name(name);
-    const auto row = std::find_if(rows.begin(), rows.end(),
-                                  [&](const ImageRow& each) { return *each.name == name; });
-    if (row == rows.end()) throw Error(ENOENT, "image " + name);
-    add(*row);
   }
   return lines;
 }

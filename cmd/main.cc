@@ -40,11 +40,6 @@ void print_help() {
       "Options:\n  -h,--help   print this and exit\n  --version   print the version and exit\n");
 }
 
-/// Each error is one line, whatever names it holds.
-void complain(std::string_view command, std::string_view what) {
-  fmt::print(stderr, "cowfs{}{}: {}\n", command.empty() ? "" : " ", command, printable(what));
-}
-
 int run(const Arguments& arguments) {
   const std::string first = arguments.empty() ? "" : arguments[0];
   if (first == "--help" || first == "-h") {
@@ -58,24 +53,30 @@ int run(const Arguments& arguments) {
   const auto* command = std::find_if(kCommands.begin(), kCommands.end(),
                                      [&](const Command& each) { return first == each.name; });
   if (command == kCommands.end()) {
-    complain("", first.empty() ? "a command is missing; `cowfs --help` lists them"
-                               : first +
-                                     ": there is no such command or option; `cowfs --help` "
-                                     "lists them");
+    print_message("", first.empty() ? "a command is missing; `cowfs --help` lists them"
+                                    : first +
+                                          ": there is no such command or option; `cowfs --help` "
+                                          "lists them");
     return kUsage;
   }
   try {
     return command->run({arguments.begin() + 1, arguments.end()});
   } catch (const UsageError& error) {
-    complain(command->name, fmt::format("{}; see `cowfs {} --help`", error.what(), command->name));
+    print_message(command->name,
+                  fmt::format("{}; see `cowfs {} --help`", error.what(), command->name));
     return kUsage;
   } catch (const std::exception& error) {  // Error, or what the library throws
-    complain(command->name, error.what());
+    print_message(command->name, error.what());
     return kFailed;
   }
 }
 
 }  // namespace
+
+void print_message(std::string_view command, std::string_view what) {
+  fmt::print(stderr, "cowfs{}{}: {}\n", command.empty() ? "" : " ", command, printable(what));
+}
+
 }  // namespace cowfs
 
 int main(int argc, char** argv) {
@@ -87,9 +88,7 @@ int main(int argc, char** argv) {
     if (std::fflush(stdout) == 0) return status;
     throw cowfs::Error(errno, "standard output");
   } catch (const std::exception& error) {
-    std::fputs("cowfs: ", stderr);
-    std::fputs(error.what(), stderr);
-    std::fputs("\n", stderr);
+    cowfs::print_message("", error.what());
     return cowfs::kFailed;
   }
 }

@@ -15,7 +15,6 @@
 #include "cmd/target.h"
 #include "fs/server.h"
 #include "store/error.h"
-#include "store/names.h"
 #include "store/policy.h"
 
 namespace cowfs {
@@ -124,11 +123,9 @@ void warn_of_memory(const std::string& store) {
   if (!std::filesystem::is_directory(parent, error)) return;  // the store says so better
   const HostFileSystem host = host_file_system(parent);
   if (!host.in_memory) return;
-  fmt::print(
-      stderr,
-      "cowfs mount: warning: store {}: is made on {}, in memory: all images are gone with the "
-      "next reboot\n",
-      printable(store), host.type);
+  print_message("mount", fmt::format("warning: store {}: is made on {}, in memory: all images are "
+                                     "gone with the next reboot",
+                                     store, host.type));
 }
 
 ServerConfig configure(const Line& line) {

@@ -48,7 +48,7 @@ void rename_in_store(const std::string& directory, const std::string& from, cons
                      bool force) {
   check_name(from);
   check_name(to);
-  const std::unique_ptr<Store> store = open_store(directory, "mv");
+  const std::unique_ptr<Store> store = open_store(directory, "mv", Needs::names);
   if (!force && store->find(to) != nullptr && store->find(from) != nullptr) refuse_existing(to);
   store->rename(from, to, force ? Store::Rename::replace : Store::Rename::no_replace);
   close_store(*store);

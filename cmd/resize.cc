@@ -36,7 +36,7 @@ void resize_in_mount(const std::string& path, uint64_t size, bool force) {
 
 void resize_in_store(const std::string& directory, const std::string& name, uint64_t size) {
   check_name(name);
-  const std::unique_ptr<Store> store = open_store(directory, "resize");
+  const std::unique_ptr<Store> store = open_store(directory, "resize", Needs::base);
   const std::shared_ptr<Image> image = store->find(name);
   if (image == nullptr) throw Error(ENOENT, "image " + name);
   image->use()->resize(size);

@@ -1,6 +1,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <map>
+#include <set>
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"
@@ -23,19 +25,21 @@ constexpr HelpTexts kHelp{.command = "rm",
                               "  cowfs rm --store /srv/base.img.cowfs dom3.img\n"};
 
 void remove_in_mount(const Arguments& images, bool force) {
-  std::vector<ImagePath> paths;
+  std::map<std::pair<uint64_t, std::string>, ImagePath> paths;  // what is named twice goes once
   for (const std::string& image : images) {
-    paths.push_back(image_in_mount(image));
-    status_of(paths.back());
-    if (!force) require_unused(paths.back(), "is not removed");
+    const ImagePath path = image_in_mount(image);
+    if (!paths.emplace(path.key(), path).second) continue;
+    status_of(path);
+    if (!force) require_unused(path, "is not removed");
   }
-  for (const ImagePath& path : paths) {
+  for (const auto& [key, path] : paths) {
     if (::unlink(path.path.c_str()) != 0) throw Error(errno, path.path);
   }
 }
 
-void remove_in_store(const std::string& directory, const Arguments& names) {
-  const std::unique_ptr<Store> store = open_store(directory, "rm");
+void remove_in_store(const std::string& directory, const Arguments& images) {
+  const std::set<std::string> names(images.begin(), images.end());
+  const std::unique_ptr<Store> store = open_store(directory, "rm", Needs::names);
   for (const std::string& name : names) {
     check_name(name);
     if (store->find(name) == nullptr) throw Error(ENOENT, "image " + name);

@@ -10,7 +10,6 @@
 
 #include "store/chunk_size.h"
 #include "store/error.h"
-#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -18,7 +17,7 @@ namespace {
 constexpr std::string_view kUnits = "KMGTP";
 
 [[noreturn]] void refuse(std::string_view text, int code, std::string_view why) {
-  throw Error::with_message(code, fmt::format("size '{}': {}", printable(text), why));
+  throw Error::with_message(code, fmt::format("size '{}': {}", text, why));
 }
 
 /// Power of 1024 that a unit stands for, 0 to 5; -1 if it is none.
@@ -71,7 +70,7 @@ uint32_t parse_chunk_size(std::string_view text) {
   }
   if (!ChunkSize::valid(bytes)) {
     throw Error::with_message(
-        EINVAL, fmt::format("chunk size {}: is not a power of two from 4K to 2M", printable(text)));
+        EINVAL, fmt::format("chunk size {}: is not a power of two from 4K to 2M", text));
   }
   return static_cast<uint32_t>(bytes);
 }

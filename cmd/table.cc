@@ -9,6 +9,8 @@
 #include <cmath>
 #include <ctime>
 
+#include "store/names.h"
+
 namespace cowfs {
 namespace {
 
@@ -38,6 +40,11 @@ std::pair<std::time_t, int64_t> split(int64_t ns) {
 }
 
 }  // namespace
+
+void Table::add_row(std::vector<std::string> cells) {
+  for (std::string& cell : cells) cell = printable(cell);
+  rows_.push_back(std::move(cells));
+}
 
 std::string Table::text() const {
   std::vector<size_t> widths;

@@ -18,8 +18,8 @@ class Table {
 
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
 
-  /// As many cells as there are columns; fit for a terminal.
-  void add_row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  /// As many cells as there are columns; see printable for how they are shown.
+  void add_row(std::vector<std::string> cells);
 
   /// With a line of titles; each line ends with a newline.
   [[nodiscard]] std::string text() const;

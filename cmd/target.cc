@@ -169,10 +169,12 @@ void require_unused(const ImagePath& image, const char* why_not) {
   }
 }
 
-std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command) {
+std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
+                                  Needs needs) {
   Store::Options options;
   options.directory = absolute_path(directory);
   options.log = command_logger(command);
+  options.names_only = needs == Needs::names;
   try {
     return std::make_unique<Store>(options);
   } catch (const Error& error) {

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fs/users.h"
@@ -34,6 +35,9 @@ struct ImagePath {
   std::string path;  ///< absolute
   std::string name;
   MountEntry mount;
+
+  /// The same for all ways to write the path, through a bind mount too.
+  [[nodiscard]] std::pair<uint64_t, std::string> key() const { return {mount.device, name}; }
 };
 
 /// Error if the path lies in no cowfs mount, if its server is dead, or if the name is unfit.
@@ -51,8 +55,11 @@ bool name_before(const std::string& left, const std::string& right);
 /// removed" say. An image that was just closed is waited for, up to a second.
 void require_unused(const ImagePath& image, const char* why_not);
 
+/// What a command does with a store: where only names change, the base may be gone.
+enum class Needs { base, names };
 /// Opens a store that is not mounted for `command`. Error that names the mount if it is.
-std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command);
+std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
+                                  Needs needs);
 /// Makes everything durable. Error if something was lost.
 void close_store(Store& store);
 /// What the catalog says. Waits for a server that is ending; Error that names the mount if the

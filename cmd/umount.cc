@@ -24,7 +24,6 @@
 #include "cmd/target.h"
 #include "fs/control.h"
 #include "store/error.h"
-#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -112,7 +111,7 @@ std::string users_text(const MountEntry& mount) {
   std::map<std::string, std::set<std::string>> by_user;
   for (const auto& [inode, user] : users_of_mount(mount.device)) {
     const std::string name = std::filesystem::path(user.path).filename();
-    by_user[describe(user)].insert(user.path == mount.point ? "the directory" : printable(name));
+    by_user[describe(user)].insert(user.path == mount.point ? "the directory" : name);
   }
   std::string text;
   for (const auto& [user, names] : by_user) {
@@ -166,8 +165,7 @@ void clean_up_dead(const MountEntry& mount) {
                           ": its server is dead, and the mount point cannot be cleaned up: " +
                           (refusal.words.empty() ? error_text(refusal.code) : refusal.words));
   }
-  fmt::print(stderr, "cowfs umount: {}: its server was dead; the mount point is cleaned up\n",
-             printable(mount.point));
+  print_message("umount", mount.point + ": its server was dead; the mount point is cleaned up");
 }
 
 /// Whether the same file system, which is mounted at `mount`, is also mounted elsewhere (mount(8)
@@ -221,8 +219,8 @@ int run_umount(const Arguments& arguments) {
     }
     unmount_or_name_users(mount, pid);
     if (elsewhere) {
-      fmt::print(stderr, "cowfs umount: {}: is mounted in another place too; its server goes on\n",
-                 printable(mount.point));
+      print_message("umount",
+                    mount.point + ": is mounted in another place too; its server goes on");
     } else {
       wait_for_end(server);
     }

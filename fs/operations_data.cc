@@ -89,14 +89,17 @@ struct WaitingWrite {
   std::shared_ptr<Image> image;
   std::vector<std::byte> data;
   uint64_t offset;
+  size_t written;  ///< of the data's front
 };
 
 void wait_for(std::shared_ptr<WaitingWrite> write, ChunkRange busy);
 
 void take_up(const std::shared_ptr<WaitingWrite>& write) {
   answer_with_space(write->request, "write", write->image, [write] {
-    if (const auto busy = write->image->try_write(write->data, write->offset)) {
-      wait_for(write, *busy);
+    const auto rest = std::span<const std::byte>(write->data).subspan(write->written);
+    if (const auto blocked = write->image->try_write(rest, write->offset + write->written)) {
+      write->written += blocked->written;
+      wait_for(write, blocked->range);
       return;
     }
     file_system(write->request).note_written(*write->image);
@@ -119,17 +122,20 @@ void write(fuse_req_t request, fuse_ino_t inode, const char* data, size_t size, 
     const std::shared_ptr<Image> image = fs.image(inode);
     const std::span bytes(reinterpret_cast<const std::byte*>(data), size);
     const auto at = static_cast<uint64_t>(offset);
+    size_t written = 0;
     try {
-      if (!image->try_write(bytes, at)) {
+      const auto blocked = image->try_write(bytes, at);
+      if (!blocked) {
         fs.note_written(*image);
         fuse_reply_write(request, size);
         return;
       }
+      written = blocked->written;
     } catch (const Error& error) {
       if (!fs.waits_for_space() || !is_no_space(error.code())) throw;
     }
     take_up(std::make_shared<WaitingWrite>(
-        WaitingWrite{request, image, {bytes.begin(), bytes.end()}, at}));
+        WaitingWrite{request, image, {bytes.begin(), bytes.end()}, at, written}));
   });
 }
 

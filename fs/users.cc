@@ -21,7 +21,6 @@
 
 #include "store/error.h"
 #include "store/file.h"
-#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -177,7 +176,7 @@ Users users_of_mount(uint64_t device) {
 
 std::string describe(const User& user) {
   if (user.kind == User::Kind::loop) return user.device;
-  return "process " + std::to_string(user.pid) + " (" + printable(user.command) + ")";
+  return "process " + std::to_string(user.pid) + " (" + user.command + ")";
 }
 
 }  // namespace cowfs

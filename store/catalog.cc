@@ -102,15 +102,16 @@ bool Catalog::exists(const std::string& path) {
 
 Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
     : schema_(schema), database_(path, mode) {
-  if (mode == Database::Mode::read_only) {
-    require_schema(database_, schema);
-  } else {
+  const bool for_writing = mode == Database::Mode::read_write;
+  if (for_writing) {
     upgraded_ = upgrade_schema(database_, schema);
+  } else {
+    require_schema(database_, schema);
   }
   check_rows();
   load_pages_ = database_.prepare(
       "SELECT page, bits FROM map_page WHERE layer = ? AND page >= ? AND page < ?");
-  if (mode == Database::Mode::read_only) return;
+  if (!for_writing) return;
   put_page_ = database_.prepare("INSERT OR REPLACE INTO map_page VALUES (?, ?, ?)");
   remove_page_ = database_.prepare("DELETE FROM map_page WHERE layer = ? AND page = ?");
   set_size_ = database_.prepare("UPDATE image SET size = ? WHERE id = ?");
@@ -178,8 +179,8 @@ std::vector<ImageRow> Catalog::images() {
       throw damaged(path(), "image " + std::to_string(row.id) + ", its number or size");
     }
     if (row.name && !is_name(*row.name)) {
-      throw damaged(path(), "image " + std::to_string(row.id) + " has the name '" +
-                                printable(*row.name) + "', which no image can have");
+      throw damaged(path(), "image " + std::to_string(row.id) + " has the name '" + *row.name +
+                                "', which no image can have");
     }
     rows.push_back(std::move(row));
   }
@@ -209,6 +210,14 @@ uint64_t Catalog::last_layer() {
   const std::lock_guard lock(mutex_);
   Statement select = database_.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'layer'");
   return select.step() ? from_sql(select.integer(0)) : 0;
+}
+
+std::optional<uint64_t> Catalog::last_page(uint64_t layer) {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare("SELECT max(page) FROM map_page WHERE layer = ?");
+  select.bind(1, to_sql(layer));
+  if (!select.step() || select.is_null(0)) return std::nullopt;
+  return from_sql(select.integer(0));
 }
 
 void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,

@@ -94,6 +94,8 @@ class Catalog {
   [[nodiscard]] std::vector<LayerRow> layers();
   /// The highest number that a layer ever had, 0 if there was none.
   [[nodiscard]] uint64_t last_layer();
+  /// The highest map page that the layer has; none if it has none.
+  [[nodiscard]] std::optional<uint64_t> last_page(uint64_t layer);
   /// Calls `receive` for each page of the layer in [first, first + count).
   void load_pages(uint64_t layer, uint64_t first, uint64_t count,
                   const std::function<void(uint64_t page, const MapBits& bits)>& receive);

@@ -23,6 +23,15 @@ uint64_t mask(uint64_t first, uint64_t count) {
 
 }  // namespace
 
+std::optional<uint64_t> last_present(const MapBits& bits) {
+  for (size_t i = bits.size(); i-- > 0;) {
+    const uint64_t present = bits[i] & pattern(ChunkState::present);
+    if (present == 0) continue;
+    return i * kChunksPerWord + (63 - static_cast<uint64_t>(std::countl_zero(present))) / 2;
+  }
+  return std::nullopt;
+}
+
 bool keep_below(PageCopy& copy, uint64_t end) {
   const uint64_t first = copy.page * kChunksPerPage;
   uint64_t keep = end > first ? end - first : 0;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,9 @@ struct PageCopy {
   uint64_t page;
   MapBits bits;
 };
+
+/// The highest present chunk of a page, counted within it; none if none is present.
+std::optional<uint64_t> last_present(const MapBits& bits);
 
 /// Makes the copy's chunks from `end` on absent; whether that changed something.
 bool keep_below(PageCopy& copy, uint64_t end);

@@ -54,14 +54,7 @@ int errno_of(sqlite3* database, int code) {
   const char* text = database != nullptr ? sqlite3_errmsg(database) : sqlite3_errstr(code);
   const int number = errno_of(database, code);
   std::string message = path + ": ";
-  const bool cannot_open = (code & 0xff) == SQLITE_CANTOPEN;
-  if (cannot_open && number == ENOENT && ::access(path.c_str(), F_OK) == 0) {
-    throw Error::with_message(EROFS, path +
-                                         ": cannot be opened; SQLite needs to make files beside "
-                                         "it, also for reading: copy the store to a place that "
-                                         "can be written to");
-  }
-  if (cannot_open) {
+  if ((code & 0xff) == SQLITE_CANTOPEN) {
     message += error_text(number);
   } else {
     message += text;
@@ -76,6 +69,22 @@ std::string resolved(const std::string& path) {
   std::error_code error;
   const std::filesystem::path real = std::filesystem::canonical(parent, error);
   return error ? path : (real / whole.filename()).string();
+}
+
+/// The name of a file that SQLite is to take for one that never changes: it then makes no files
+/// beside it, and looks at no log.
+std::string immutable(const std::string& path) {
+  std::string uri = "file:";
+  for (const char c : path) {
+    uri += c == '%' ? "%25" : c == '?' ? "%3f" : c == '#' ? "%23" : std::string(1, c);
+  }
+  return uri + "?immutable=1";
+}
+
+bool has_log(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path + "-wal", error);
+  return !error && size > 0;
 }
 
 std::string path_of(sqlite3* database) {
@@ -164,11 +173,25 @@ bool Statement::is_null(int column) const {
 void Database::Close::operator()(sqlite3* database) const noexcept { sqlite3_close_v2(database); }
 
 Database::Database(const std::string& path, Mode mode) : path_(path) {
+  const bool at_rest = mode == Mode::at_rest;
+  const bool log_at_rest = at_rest && has_log(path);
+  if (log_at_rest && ::access(path.c_str(), W_OK) != 0) {
+    throw Error::with_message(EROFS, path +
+                                         ": has a write-ahead log, which is left by a crash and "
+                                         "cannot be read where nothing can be written; mount the "
+                                         "store once where it can, or a copy of it");
+  }
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE;
-  flags |= mode == Mode::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
-  if (mode == Mode::create) flags |= SQLITE_OPEN_CREATE;
+  std::string name = resolved(path);
+  if (at_rest && !log_at_rest) {
+    name = immutable(name);
+    flags |= SQLITE_OPEN_READONLY | SQLITE_OPEN_URI;
+  } else {
+    flags |= mode == Mode::read_only ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
+    if (mode == Mode::create) flags |= SQLITE_OPEN_CREATE;
+  }
   sqlite3* database = nullptr;
-  const int code = sqlite3_open_v2(resolved(path).c_str(), &database, flags, nullptr);
+  const int code = sqlite3_open_v2(name.c_str(), &database, flags, nullptr);
   database_.reset(database);
   if (code != SQLITE_OK) fail(database, code, path_);
 
@@ -178,7 +201,12 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
   sqlite3_busy_timeout(database, 10'000);
   execute("PRAGMA cell_size_check = ON");
   execute("PRAGMA temp_store = MEMORY");
-  if (mode == Mode::read_only) return;
+  if (log_at_rest) {
+    // The log is read into memory and left as it is.
+    execute("PRAGMA locking_mode = EXCLUSIVE");
+    sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+  }
+  if (mode == Mode::read_only || at_rest) return;
 
   Statement wal = prepare("PRAGMA journal_mode = WAL");
   wal.step();

@@ -51,10 +51,16 @@ class Statement {
 /// have changed the defaults), no automatic checkpoints, defensive against hostile files (I10).
 class Database {
  public:
-  enum class Mode { create, read_write, read_only };
+  enum class Mode {
+    create,
+    read_write,
+    read_only,  ///< may leave SQLite's files behind where no other connection is open
+    at_rest,    ///< read-only, while the caller keeps all writers away: changes nothing at all
+  };
 
   /// ENOENT if missing (but for `create`), EINVAL if it is not a SQLite file, EUCLEAN if damaged.
-  /// `path` itself must not be a symbolic link; folders on the way may be.
+  /// `at_rest`: EROFS if a write-ahead log is to be read and the file cannot be written to, which
+  /// SQLite needs for that. `path` itself must not be a symbolic link; folders on the way may be.
   Database(const std::string& path, Mode mode);
 
   [[nodiscard]] const std::string& path() const { return path_; }

@@ -61,10 +61,19 @@ Image::Use Image::use() {
 }
 
 void Image::acquire() {
+  if (context_.base == nullptr) throw Error(ENOENT, "base of image " + std::to_string(id_));
   auto usage = usage_.lock();
   if (usage->unlinked && usage->count == 0) throw Error(ENOENT, "image " + std::to_string(id_));
   if (!usage->active) {
     layer_->activate();
+    const std::optional<std::string> damage = layer_->damage();
+    damaged_ = damage.has_value();
+    if (damage) {
+      context_.log.error(
+          "image {}: damaged: {}: what it lacks cannot be read, and the image not be written to; "
+          "put the file back from a copy",
+          id_, *damage);
+    }
     usage->active = true;
     tail_is_zero_ = false;
   }
@@ -125,6 +134,14 @@ void Image::check_not_failed() const {
   }
 }
 
+void Image::check_writable() const {
+  check_not_failed();
+  // A write could make the file as long as it has to be, and zeros of what is missing.
+  if (damaged_) {
+    throw Error::with_message(EIO, "image " + std::to_string(id_) + ": damaged, see the log");
+  }
+}
+
 // ---- reading ------------------------------------------------------------------------------------
 
 size_t Image::read(std::span<std::byte> buffer, uint64_t offset) {
@@ -175,10 +192,10 @@ void Image::read_old(ChunkState state, std::span<std::byte> buffer, uint64_t off
 }
 
 void Image::read_parent(std::span<std::byte> buffer, uint64_t offset) const {
-  const uint64_t limit = std::min(layer_->parent_limit(), context_.base.size());
+  const uint64_t limit = std::min(layer_->parent_limit(), context_.base->size());
   const auto below =
       static_cast<size_t>(offset < limit ? std::min<uint64_t>(buffer.size(), limit - offset) : 0);
-  if (below > 0) context_.base.read(buffer.first(below), offset);
+  if (below > 0) context_.base->read(buffer.first(below), offset);
   if (below < buffer.size()) std::memset(buffer.data() + below, 0, buffer.size() - below);
 }
 
@@ -240,17 +257,20 @@ void Image::read_interleaved(std::span<std::byte> buffer, uint64_t offset) {
 // ---- writing ------------------------------------------------------------------------------------
 
 void Image::write(std::span<const std::byte> buffer, uint64_t offset) {
-  while (const std::optional<ChunkRange> busy = try_write(buffer, offset)) {
+  while (const std::optional<Blocked> blocked = try_write(buffer, offset)) {
+    buffer = buffer.subspan(blocked->written);
+    offset += blocked->written;
     // Waits by taking and leaving it; the write then finds out anew how things are.
-    static_cast<void>(chunks_.lock(*busy));
+    static_cast<void>(chunks_.lock(blocked->range));
   }
 }
 
-std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
-  check_not_failed();
+std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer, uint64_t offset) {
+  check_writable();
   if (buffer.empty()) return std::nullopt;
-  const uint64_t end = offset + buffer.size();
-  if (end > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  // What lies beyond the largest size is refused when the rest is written: one request of the
+  // kernel's writeback holds the bytes of many writes.
+  const uint64_t end = std::min(offset + buffer.size(), kMaxImageSize);
   if (end > size()) zero_tail(size());
   uint64_t at = offset;
   // What was written shows, also if the rest fails: behind the size it would lie in wait for a
@@ -264,7 +284,12 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
     }
   };
   const Raise raise{*this, offset, at};
+  const auto blocked = [&](ChunkRange range) {
+    return Blocked{range, static_cast<size_t>(at - offset)};
+  };
   while (at < end) {
+    // The limit first: a sharing hides what lies below before it raises the limit over it.
+    const uint64_t limit = layer_->parent_limit();
     const Run run = layer_->find(at, end - at);
     const std::span data =
         buffer.subspan(static_cast<size_t>(at - offset), static_cast<size_t>(run.length));
@@ -274,8 +299,8 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
       at += run.length;
       continue;
     }
-    const Shared shared = share_written(run, data, at);
-    if (shared.busy) return shared.busy;
+    const Shared shared = share_written(run, limit, data, at);
+    if (shared.busy) return blocked(*shared.busy);
     if (shared.done) {
       at += shared.length;
       continue;
@@ -283,7 +308,7 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
     const ChunkRange range{context_.chunk.chunk_of(at),
                            context_.chunk.chunk_of(at + shared.length - 1) + 1};
     const RangeLock::Guard guard = chunks_.try_lock(range);
-    if (!guard) return range;
+    if (!guard) return blocked(range);
     check_not_failed();  // it may have while this waited; see discard_uncommitted
     // What was not present may be by now.
     const Run now = layer_->find(at, shared.length);
@@ -291,6 +316,7 @@ std::optional<ChunkRange> Image::try_write(std::span<const std::byte> buffer, ui
     write_new(data.first(static_cast<size_t>(now.length)), at);
     at += now.length;
   }
+  if (end < offset + buffer.size()) throw Error(EFBIG, "image " + std::to_string(id_));
   return std::nullopt;
 }
 
@@ -364,7 +390,7 @@ void Image::raise_size(uint64_t size) {
 
 void Image::extend(uint64_t size) {
   if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
-  check_not_failed();
+  check_writable();
   if (size <= this->size()) return;
   zero_tail(this->size());
   raise_size(size);
@@ -390,7 +416,7 @@ void Image::zero_tail(uint64_t size) {
 // ---- zeroing ------------------------------------------------------------------------------------
 
 void Image::make_zero(uint64_t offset, uint64_t length) {
-  check_not_failed();
+  check_writable();
   if (offset >= kMaxImageSize) return;
   length = std::min(length, kMaxImageSize - offset);
   uint64_t end = offset + length;
@@ -438,7 +464,7 @@ void Image::zero_chunks(uint64_t offset, uint64_t length) {
 }
 
 void Image::reserve(uint64_t offset, uint64_t length) {
-  check_not_failed();
+  check_writable();
   if (offset + length > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
   const ChunkSize chunk = context_.chunk;
   const uint64_t start = chunk.down(offset);
@@ -463,9 +489,9 @@ std::optional<uint64_t> Image::next_data(uint64_t offset) {
     if (run.state == ChunkState::present) return offset;
     const uint64_t end = offset + run.length;
     if (run.state == ChunkState::absent) {
-      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base.size()});
+      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base->size()});
       if (offset < limit) {
-        const std::optional<uint64_t> data = context_.base.file().next_data(offset);
+        const std::optional<uint64_t> data = context_.base->file().next_data(offset);
         if (data && *data < limit) return *data;
       }
     }
@@ -482,9 +508,9 @@ std::optional<uint64_t> Image::next_hole(uint64_t offset) {
     const uint64_t end = offset + run.length;
     if (run.state == ChunkState::zero) return offset;
     if (run.state == ChunkState::absent) {
-      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base.size()});
+      const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base->size()});
       if (offset >= limit) return offset;
-      const uint64_t hole = context_.base.file().next_hole(offset);
+      const uint64_t hole = context_.base->file().next_hole(offset);
       if (hole < limit) return hole;
       if (limit < end) return limit;
     }

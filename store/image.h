@@ -36,7 +36,8 @@ struct Attributes {
 
 /// An image: the writable view of its active layer over the base. Offsets, lengths and sizes are
 /// bytes. Thread-safe. Errors are thrown as Error; after a failed sync or commit everything that
-/// writes or flushes throws EIO, and reads go on (I8).
+/// writes or flushes throws EIO, and reads go on (I8). Where data is found to be missing, writes
+/// throw EIO, and reads of that data.
 ///
 /// An image is in use while somebody holds a Use of it; I/O is allowed only then. What is not in
 /// use takes a few hundred bytes and no descriptor.
@@ -47,7 +48,7 @@ struct Attributes {
 class Image : public std::enable_shared_from_this<Image> {
  public:
   struct Context {
-    const Base& base;
+    const Base* base;  ///< null: no image can be used
     ChunkSize chunk;
     Catalog& catalog;
     spdlog::logger& log;
@@ -78,7 +79,7 @@ class Image : public std::enable_shared_from_this<Image> {
     explicit Use(std::shared_ptr<Image> image) : image_(std::move(image)) {}
     std::shared_ptr<Image> image_;
   };
-  /// Opens what the image needs. ENOENT if it was unlinked and freed.
+  /// Opens what the image needs. ENOENT if it was unlinked and freed, or there is no base.
   [[nodiscard]] Use use();
   /// The same as a pair of calls, for who keeps the count elsewhere. Each acquire needs a release.
   void acquire();
@@ -99,11 +100,16 @@ class Image : public std::enable_shared_from_this<Image> {
   size_t read(std::span<std::byte> buffer, uint64_t offset);
 
   /// Writes all of it, growing the image if need be, and waits where a chunk's state is changing.
+  /// EFBIG if some of it lies beyond the largest size; what lies below is written then.
   void write(std::span<const std::byte> buffer, uint64_t offset);
-  /// As write, but returns the chunks to wait for rather than waiting; then nothing or a part is
-  /// written and the whole is to be repeated. A repeated write is harmless while it is unanswered.
-  [[nodiscard]] std::optional<ChunkRange> try_write(std::span<const std::byte> buffer,
-                                                    uint64_t offset);
+  /// As write, but does not wait: if others hold a chunk that is to change its state, returns what
+  /// to wait for, and how much of the front is written. The rest is to be repeated then.
+  struct Blocked {
+    ChunkRange range;
+    size_t written;
+  };
+  [[nodiscard]] std::optional<Blocked> try_write(std::span<const std::byte> buffer,
+                                                 uint64_t offset);
   /// Calls `action` when nobody changes the state of those chunks; see RangeLock::when_free.
   void when_free(ChunkRange range, std::function<void()> action) {
     chunks_.when_free(range, std::move(action));
@@ -187,6 +193,7 @@ class Image : public std::enable_shared_from_this<Image> {
   };
 
   void check_not_failed() const;
+  void check_writable() const;
   void fail(const std::string& failure);
 
   // image.cc
@@ -221,7 +228,8 @@ class Image : public std::enable_shared_from_this<Image> {
   };
   Shared share_with_base(uint64_t source_limit, uint64_t offset, uint64_t length);
   bool same_as_base(std::span<const std::byte> data, uint64_t offset);
-  Shared share_written(const Run& run, std::span<const std::byte> data, uint64_t offset);
+  Shared share_written(const Run& run, uint64_t limit, std::span<const std::byte> data,
+                       uint64_t offset);
 
   // image_commit.cc
   void commit(bool with_times);
@@ -243,6 +251,7 @@ class Image : public std::enable_shared_from_this<Image> {
   std::atomic<bool> failed_;
   std::atomic<bool> unreadable_ = false;  // what the map says is not to be believed
   Synchronized<std::optional<std::string>> failure_;
+  std::atomic<bool> damaged_ = false;  // see Layer::damage; found out when it comes into use
 
   struct Times {
     Attributes attributes;

@@ -216,7 +216,7 @@ void Image::give_back(const Layer::Changes& changes) {
 
 void Image::resize(uint64_t size) {
   if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
-  check_not_failed();
+  check_writable();
   if (size > this->size()) {
     extend(size);
     flush();

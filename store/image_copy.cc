@@ -22,7 +22,7 @@ constexpr uint64_t kPiece = 1 << 20;
 }  // namespace
 
 uint64_t Image::copy_from(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length) {
-  check_not_failed();
+  check_writable();
   const uint64_t source_size = source.size();
   if (source_offset >= source_size) return 0;
   length = std::min(length, source_size - source_offset);

@@ -72,7 +72,8 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
     }
   }
   raise_size(end);
-  layer_->set_parent_limit(new_limit);
+  // Only who raises it may set it: others hold no chunk that keeps one from raising it further.
+  if (new_limit > old_limit) layer_->set_parent_limit(new_limit);
   layer_->take_away(offset, chunk.up(end) - offset, ChunkState::absent);
   return {true, length, std::nullopt};
 }
@@ -82,7 +83,7 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
 bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
   constexpr size_t kPiece = 16 << 10;
   std::array<std::byte, kPiece> piece;
-  const File& base = context_.base.file();
+  const File& base = context_.base->file();
   try {
     while (!data.empty()) {
       const std::span<std::byte> held(piece.data(), std::min(kPiece, data.size()));
@@ -107,14 +108,14 @@ bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
 }
 
 // Bytes at the front of `data` that are now shared with the base, or else must be written: see
-// Shared. `run` is what the layer says of them.
-Image::Shared Image::share_written(const Run& run, std::span<const std::byte> data,
+// Shared. `run` is what the layer says of them, and `limit` was the parent limit before it did.
+Image::Shared Image::share_written(const Run& run, uint64_t limit, std::span<const std::byte> data,
                                    uint64_t offset) {
   const ChunkSize chunk = context_.chunk;
-  const uint64_t base_size = context_.base.size();
-  const bool hides_base = run.state == ChunkState::zero || offset >= layer_->parent_limit();
-  if (!hides_base || offset >= base_size || !chunk.aligned(offset)) {
-    return {false, data.size(), std::nullopt};
+  const uint64_t base_size = context_.base->size();
+  if (offset >= base_size || !chunk.aligned(offset)) return {false, data.size(), std::nullopt};
+  if (run.state == ChunkState::absent && offset < limit) {
+    return {false, std::min<uint64_t>(data.size(), chunk.up(limit) - offset), std::nullopt};
   }
 
   uint64_t length = 0;

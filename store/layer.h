@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "store/catalog.h"
 #include "store/chunk_map.h"
@@ -48,6 +50,9 @@ class Layer {
   /// Opens what the layer needs for use, or closes it again; what was not committed is lost.
   virtual void activate() = 0;
   virtual void deactivate() = 0;
+  /// Of an active layer to which nothing was written yet: what is missing of its data, for people;
+  /// none as far as a quick look can tell.
+  [[nodiscard]] virtual std::optional<std::string> damage() = 0;
 
   /// The run that begins at `offset`, at most `length` > 0 bytes of it.
   [[nodiscard]] virtual Run find(uint64_t offset, uint64_t length) = 0;

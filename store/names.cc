@@ -1,6 +1,7 @@
 #include "store/names.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdint>
 
@@ -16,9 +17,37 @@ std::string escaped(unsigned char byte) {
   return {'\\', 'x', kDigits[byte >> 4U], kDigits[byte & 15U]};
 }
 
-/// Length of the well-formed UTF-8 character at the front of `text` (RFC 3629), or 0. C1 control
-/// characters (U+0080..U+009F) count as malformed: terminals obey them.
-size_t utf8_length(std::string_view text) {
+/// Characters that show nothing of their own and change how what is around them is shown: control
+/// characters, which terminals obey, and those that turn the direction of text, that take no width,
+/// or that end a line.
+bool is_invisible(uint32_t code) {
+  struct Range {
+    uint32_t first;
+    uint32_t last;
+  };
+  static constexpr std::array<Range, 11> kRanges{{{0x00, 0x1f},
+                                                  {0x7f, 0x9f},
+                                                  {0xad, 0xad},      // soft hyphen
+                                                  {0x61c, 0x61c},    // Arabic letter mark
+                                                  {0x180e, 0x180e},  // Mongolian vowel separator
+                                                  {0x200b, 0x200f},  // zero width; marks
+                                                  {0x2028, 0x202e},  // lines; embeddings
+                                                  {0x2060, 0x206f},  // joiners; isolates
+                                                  {0xfeff, 0xfeff},  // byte order mark
+                                                  {0xfff9, 0xfffb},  // annotations
+                                                  {0xe0000, 0xe007f}}};  // tags
+  return std::any_of(kRanges.begin(), kRanges.end(), [code](const Range& range) {
+    return range.first <= code && code <= range.last;
+  });
+}
+
+/// A character at the front of a text; length 0 where there is no well-formed one (RFC 3629).
+struct Character {
+  size_t length;
+  uint32_t code;
+};
+
+Character first_character(std::string_view text) {
   const auto byte = [&](size_t i) {
     return static_cast<uint32_t>(static_cast<unsigned char>(text[i]));
   };
@@ -29,23 +58,25 @@ size_t utf8_length(std::string_view text) {
                         : lead < 0xf0 ? 3
                         : lead < 0xf5 ? 4
                                       : 0;
-  if (length <= 1) return length;
-  if (text.size() < length) return 0;
+  if (length <= 1) return {length, lead};
+  if (text.size() < length) return {0, 0};
   uint32_t code = lead & (0x7fU >> length);
   for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0U) != 0x80) return 0;
+    if ((byte(i) & 0xc0U) != 0x80) return {0, 0};
     code = (code << 6U) | (byte(i) & 0x3fU);
   }
-  constexpr uint32_t kSmallest[] = {0, 0, 0xa0, 0x800, 0x10000};
-  if (code < kSmallest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 0;
-  return length;
+  constexpr uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
+  if (code < kSmallest[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) {
+    return {0, 0};
+  }
+  return {length, code};
 }
 
 }  // namespace
 
 void check_name(std::string_view name) {
   const auto refuse = [&](const std::string& why) {
-    throw Error::with_message(EINVAL, "image name '" + printable(name) + "': " + why);
+    throw Error::with_message(EINVAL, "image name '" + std::string(name) + "': " + why);
   };
   if (name.empty() || name == "." || name == "..") refuse("is no name for an image");
   if (name.size() > kMaxNameBytes) {
@@ -63,20 +94,19 @@ void check_name(std::string_view name) {
   }
 }
 
-std::string printable(std::string_view name) {
-  std::string text;
-  while (!name.empty()) {
-    const auto byte = static_cast<unsigned char>(name.front());
-    const size_t length = is_control(byte) ? 0 : utf8_length(name);
-    if (length == 0) {
-      text += escaped(byte);
-      name.remove_prefix(1);
+std::string printable(std::string_view text) {
+  std::string shown;
+  while (!text.empty()) {
+    const auto [length, code] = first_character(text);
+    const std::string_view bytes = text.substr(0, std::max<size_t>(length, 1));
+    if (length == 0 || is_invisible(code)) {
+      for (const char byte : bytes) shown += escaped(static_cast<unsigned char>(byte));
     } else {
-      text += name.substr(0, length);
-      name.remove_prefix(length);
+      shown += bytes;
     }
+    text.remove_prefix(bytes.size());
   }
-  return text;
+  return shown;
 }
 
 }  // namespace cowfs

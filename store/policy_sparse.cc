@@ -76,6 +76,29 @@ class SparseLayer final : public Layer {
     owned_file_.reset();
   }
 
+  // A present chunk was written whole, so the file ends behind the last. That one is not looked for
+  // in a large map: if a file was cut off, the first pages behind its end tell mostly, or the last.
+  std::optional<std::string> damage() override {
+    if (!has_file_) return std::nullopt;
+    const uint64_t size = file_.load()->size();
+    uint64_t needed = 0;
+    const auto look = [&](uint64_t page, const MapBits& bits) {
+      const std::optional<uint64_t> last = last_present(bits);
+      if (!last) return;
+      needed = std::max(needed, chunk_.offset_of(page * kChunksPerPage + *last + 1));
+    };
+    try {
+      constexpr uint64_t kPages = 1024;
+      catalog_.load_pages(id_, chunk_.chunk_of(size) / kChunksPerPage, kPages, look);
+      if (const auto last = catalog_.last_page(id_)) catalog_.load_pages(id_, *last, 1, look);
+    } catch (const Error&) {
+      // A map that cannot be read is an error where it is needed.
+    }
+    if (needed <= size) return std::nullopt;
+    return cow_path() + ": is " + std::to_string(size) + " bytes long, and has to have " +
+           std::to_string(needed) + " at least";
+  }
+
   Run find(uint64_t offset, uint64_t length) override {
     const uint64_t first = chunk_.chunk_of(offset);
     const uint64_t last = chunk_.chunk_of(offset + length - 1);

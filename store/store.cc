@@ -169,7 +169,7 @@ Store::Store(Options options) : options_(std::move(options)) {
                                           "; the policy is fixed when a store is made");
   }
   policy_ = &find_policy(facts_.policy);
-  check_base();
+  if (!options_.names_only) check_base();
   load();
   committer_ = std::make_unique<Committer>(
       *catalog_, *reserve_,
@@ -294,7 +294,7 @@ void Store::load() {
                                       .catalog = *catalog_,
                                       .hook = &options_.fault_hook});
   image_context_.emplace(
-      Image::Context{.base = *base_,
+      Image::Context{.base = base_.get(),
                      .chunk = ChunkSize(facts_.chunk_size),
                      .catalog = *catalog_,
                      .log = *options_.log,
@@ -435,7 +435,9 @@ void Store::announce_ending() {
 
 StoreSummary summarize_store(const std::string& directory) {
   if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
-  Catalog catalog(catalog_path(directory), Database::Mode::read_only);
+  const StoreLook look(directory);
+  Catalog catalog(catalog_path(directory),
+                  look.holder() ? Database::Mode::read_only : Database::Mode::at_rest);
   std::map<uint64_t, std::string> failures;
   for (const LayerRow& layer : catalog.layers()) {
     if (layer.failure) failures.emplace(layer.id, *layer.failure);
@@ -443,7 +445,7 @@ StoreSummary summarize_store(const std::string& directory) {
   return {.facts = facts_of(directory, catalog),
           .images = catalog.images(),
           .failures = std::move(failures),
-          .holder = StoreLock::holder(directory)};
+          .holder = look.holder()};
 }
 
 std::optional<std::string> cow_file(const std::string& directory, uint64_t layer) {

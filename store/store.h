@@ -47,7 +47,9 @@ class Store {
     std::optional<std::string> policy;   ///< likewise
     bool create = false;                 ///< make the store if there is none
     bool accept_changed_base = false;
-    std::string mount;  ///< for the lock's text; empty: a command
+    bool names_only = false;  ///< without the base, which may be gone: images can be found, removed
+                              ///< and renamed, and neither used nor made
+    std::string mount;        ///< for the lock's text; empty: a command
     std::shared_ptr<spdlog::logger> log;
     FaultHook fault_hook;  ///< see store/file.h
     const Schema* schema = &current_schema();
@@ -76,6 +78,7 @@ class Store {
   void announce_ending();
 
   [[nodiscard]] const StoreFacts& facts() const { return facts_; }
+  /// Not with names_only.
   [[nodiscard]] const Base& base() const { return *base_; }
   [[nodiscard]] Space space() const { return space_at(facts_.directory); }
 
@@ -105,7 +108,7 @@ class Store {
   };
   // What follows is atomic, and durable when it returns.
 
-  /// EEXIST if the name is taken, EINVAL for a bad one.
+  /// EEXIST if the name is taken, EINVAL for a bad one. Not with names_only.
   std::shared_ptr<Image> create(const NewImage& image);
   /// ENOENT. An image in use lives on without a name until its last use ends.
   void remove(std::string_view name);
@@ -151,7 +154,7 @@ class Store {
   std::unique_ptr<Committer> committer_;
 };
 
-/// What can be said of a store without opening it for writing.
+/// What can be said of a store without opening it for writing. Nothing is changed by looking.
 struct StoreSummary {
   StoreFacts facts;
   std::vector<ImageRow> images;

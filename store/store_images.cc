@@ -48,9 +48,9 @@ uint64_t Store::own_bytes() {
 std::shared_ptr<Image> Store::create(const NewImage& image) {
   check_name(image.name);
   const std::lock_guard lock(change_mutex_);
-  if (find(image.name) != nullptr) throw Error(EEXIST, "image " + printable(image.name));
+  if (find(image.name) != nullptr) throw Error(EEXIST, "image " + image.name);
   const uint64_t size = image.size.value_or(image.empty ? 0 : base_->size());
-  if (size > kMaxImageSize) throw Error(EFBIG, "image " + printable(image.name));
+  if (size > kMaxImageSize) throw Error(EFBIG, "image " + image.name);
   const uint64_t limit = image.empty ? 0 : std::min(size, base_->size());
   const int64_t now = catalog_now();
   ImageRow row{.id = 0,
@@ -79,7 +79,7 @@ std::shared_ptr<Image> Store::create(const NewImage& image) {
 void Store::remove(std::string_view name) {
   const std::lock_guard lock(change_mutex_);
   const std::shared_ptr<Image> image = find(name);
-  if (image == nullptr) throw Error(ENOENT, "image " + printable(name));
+  if (image == nullptr) throw Error(ENOENT, "image " + std::string(name));
   const bool idle = image->unlink();
   try {
     catalog_->change([&](Catalog::Change& change) {
@@ -145,10 +145,11 @@ void Store::rename(std::string_view from, std::string_view to, Rename how) {
   check_name(to);
   const std::lock_guard lock(change_mutex_);
   const std::shared_ptr<Image> source = find(from);
-  if (source == nullptr) throw Error(ENOENT, "image " + printable(from));
+  if (source == nullptr) throw Error(ENOENT, "image " + std::string(from));
   const std::shared_ptr<Image> target = find(to);
-  if (how == Rename::exchange && target == nullptr) throw Error(ENOENT, "image " + printable(to));
-  if (how == Rename::no_replace && target != nullptr) throw Error(EEXIST, "image " + printable(to));
+  if (how == Rename::exchange && target == nullptr) throw Error(ENOENT, "image " + std::string(to));
+  if (how == Rename::no_replace && target != nullptr)
+    throw Error(EEXIST, "image " + std::string(to));
   if (source == target) return;
 
   const bool exchange = how == Rename::exchange;

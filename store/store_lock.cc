@@ -77,10 +77,13 @@ void StoreLock::announce(const Holder& self) const {
 }
 
 std::optional<Holder> StoreLock::holder(const std::string& directory) {
-  if (::access(lock_path(directory).c_str(), F_OK) != 0) return std::nullopt;
-  const File file(lock_path(directory), O_RDONLY | O_NOFOLLOW);
-  if (file.try_lock()) return std::nullopt;  // and given up again with the descriptor
-  return read_holder(file);
+  return StoreLook(directory).holder();
+}
+
+StoreLook::StoreLook(const std::string& directory) {
+  if (::access(lock_path(directory).c_str(), F_OK) != 0) return;
+  file_.emplace(lock_path(directory), O_RDONLY | O_NOFOLLOW);
+  if (!file_->try_lock()) holder_ = read_holder(*file_);
 }
 
 }  // namespace cowfs

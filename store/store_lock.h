@@ -34,4 +34,18 @@ class StoreLock {
   File file_;
 };
 
+/// A look at a store: while it lasts nobody opens the store who has not got it open already, but
+/// waits. Changes nothing, and works on a file system that is read-only.
+class StoreLook {
+ public:
+  explicit StoreLook(const std::string& directory);
+
+  /// Who has it open; none if nobody does.
+  [[nodiscard]] const std::optional<Holder>& holder() const { return holder_; }
+
+ private:
+  std::optional<File> file_;  // none: there is no lock, and so nobody who has it
+  std::optional<Holder> holder_;
+};
+
 }  // namespace cowfs

@@ -226,10 +226,17 @@ TEST_F(BadInput, ExistingStoreOnAReadOnlyFileSystem) {
   const HostFileSystem host(Scratch(), "ext4", 64 * kMiB);
   const Path base = host.path() / "base.img";
   WriteFile(base, RandomBytes(kMiB, 1));
-  { const Mount mount(base, MountPoint()); }
+  const Path store = host.path() / "base.img.cowfs";
+  {
+    const Mount mount(base, MountPoint());
+    Touch(mount / "dom1");
+  }
   Must(Execute({"mount", "-o", "remount,ro", host.path().string()}));
-  ExpectRefused(MountLineOf(base, MountPoint()),
-                {(host.path() / "base.img.cowfs").string(), "read-only"});
+  ExpectRefused(MountLineOf(base, MountPoint()), {store.string(), "read-only"});
+  ExpectRefused({"rm", "dom1", "--store", store}, {store.string(), "read-only"});
+  // It can be looked at.
+  EXPECT_EQ(CowfsJson({"ls", "--store", store}).size(), 1U);
+  EXPECT_EQ(CowfsJson({"info", store})["images"], 1);
 }
 
 TEST_F(BadInput, StoreThatIsNotWritable) {

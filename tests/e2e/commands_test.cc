@@ -132,6 +132,31 @@ TEST_P(Commands, RmRemovesImages) {
   EXPECT_EQ(Names(), std::set<std::string>{"dom2"});
 }
 
+TEST_P(Commands, RmOfWhatIsNamedTwiceRemovesItOnce) {
+  Must(Command("create", {"dom1", "dom2", "dom3"}));
+  Must(Command("rm", {"dom1", "dom2", "dom1"}));
+  if (!Offline()) {
+    Must(Cowfs({"rm", *mount_ / "dom3", MountPoint() / "." / "dom3"}));
+    EXPECT_EQ(Names(), std::set<std::string>{});
+  }
+}
+
+TEST_P(Commands, RmAndCreateChangeNothingIfOneOfThemCannotBe) {
+  Must(Command("create", {"dom1", "dom2"}));
+  for (const auto& [command, images] : std::vector<std::pair<std::string, Arguments>>{
+           {"rm", {"dom1", "none"}}, {"create", {"dom3", "dom1"}}, {"create", {"dom3", "dom3"}}}) {
+    const Result result = Command(command, images);
+    EXPECT_EQ(result.status, 1) << command;
+    EXPECT_TRUE(Mentions(result.err, images[1]));
+  }
+  if (!Offline()) {
+    const Result twice = Cowfs({"create", *mount_ / "dom3", MountPoint() / "." / "dom3"});
+    EXPECT_EQ(twice.status, 1);
+    EXPECT_TRUE(Mentions(twice.err, "named twice"));
+  }
+  EXPECT_EQ(Names(), (std::set<std::string>{"dom1", "dom2"}));
+}
+
 TEST_P(Commands, RmOfWhatIsNotThereFailsAndNamesIt) {
   const Result result = Command("rm", {"none"});
   EXPECT_EQ(result.status, 1);
@@ -370,6 +395,37 @@ TEST_F(CommandsOffline, AMountedStoreIsRefusedAndTheMountNamed) {
   EXPECT_EQ(StatOf(*mount / "dom1").st_size, StatOf(Base()).st_size);
 }
 
+TEST_F(CommandsOffline, LookingChangesNothingInTheStore) {
+  MakeBase();
+  {
+    auto mount = MountBase();
+    WriteFile(*mount / "dom1", "x");
+    mount->Unmount();
+  }
+  const std::string before = TreeSnapshot(Store());
+  EXPECT_EQ(CowfsJson({"ls", "--store", Store()}).size(), 1U);
+  EXPECT_EQ(CowfsJson({"info", Store()})["images"], 1);
+  EXPECT_EQ(CowfsJson({"info", "dom1", "--store", Store()})["name"], "dom1");
+  EXPECT_EQ(TreeSnapshot(Store()), before);
+}
+
+TEST_F(CommandsOffline, AStoreWhoseBaseIsGoneCanBeListedAndTidiedUp) {
+  MakeBase();
+  MountBase()->Unmount();
+  Must(Cowfs({"create", "dom1", "dom2", "--store", Store()}));
+  std::filesystem::remove(Base());
+  Must(Cowfs({"mv", "dom1", "dom3", "--store", Store()}));
+  Must(Cowfs({"rm", "dom2", "--store", Store()}));
+  EXPECT_EQ(CowfsJson({"ls", "--store", Store()}).at(0).at("name"), "dom3");
+  EXPECT_EQ(CowfsJson({"info", Store()})["images"], 1);
+  for (const Arguments& line : {Arguments{"create", "dom4", "--store", Store()},
+                                Arguments{"resize", "dom3", "1M", "--store", Store()}}) {
+    const Result result = Cowfs(line);
+    EXPECT_EQ(result.status, 1) << line[0];
+    EXPECT_TRUE(Mentions(result.err, Base())) << line[0];
+  }
+}
+
 TEST_F(CommandsOffline, NamesWithASlashAreNoNamesInAStore) {
   MakeBase();
   MountBase()->Unmount();
@@ -548,6 +604,33 @@ TEST_F(CommandsOnMounts, PathsWithUnusualCharactersWork) {
   const Result busy = Cowfs({"umount", directory});
   EXPECT_EQ(busy.status, 1);
   EXPECT_TRUE(Mentions(busy.err, loop.device()));
+}
+
+TEST_F(CommandsOnMounts, WhatTurnsTextOrIsNotSeenIsShownEscaped) {
+  const std::string turn = "\u202e";
+  const Path base = Scratch() / ("base" + turn + "gmi");
+  WriteFile(base, RandomBytes(kMiB, 1));
+  const Path log = Scratch() / "log";
+  const Mount mount(base, MountPoint(), {"--log-file", log});
+  const std::string name = "dom" + turn + "gmi.1";
+  Touch(mount / name);
+  Touch(mount / (name + "\xff"));
+  const std::string escaped = "\\xe2\\x80\\xaegmi";
+  const auto expect_escaped = [&](const std::string& text) {
+    EXPECT_TRUE(Mentions(text, escaped));
+    EXPECT_EQ(text.find(turn), std::string::npos) << text;
+    EXPECT_EQ(text.find('\xff'), std::string::npos) << text;
+  };
+  expect_escaped(Must(Cowfs({"ls"})));
+  expect_escaped(Must(Cowfs({"ls", MountPoint()})));
+  expect_escaped(Must(Cowfs({"info", mount / name})));
+  expect_escaped(Cowfs({"info", mount / (name + "none")}).err);
+  expect_escaped(Cowfs({"rm" + turn + "gmi"}).err);
+  expect_escaped(ReadFile(log));
+  // A program that reads JSON gets the name as it is.
+  const std::string json = Must(Cowfs({"info", "--json", mount / name}));
+  EXPECT_EQ(json.find(turn), std::string::npos) << json;
+  EXPECT_EQ(Json::parse(json)["name"], name);
 }
 
 }  // namespace

@@ -286,6 +286,21 @@ TEST_F(Directory, StatfsTellsTheChunkSizeAndTheCowSpace) {
   }
 }
 
+TEST_F(Directory, DfCountsTheImages) {
+  MakeBase();
+  auto mount = MountBase();
+  const auto used = [&] {
+    return Must(Shell("df --output=iused " + Quoted(MountPoint()) + " | tail -n1 | tr -d ' '"));
+  };
+  EXPECT_EQ(used(), "0\n");
+  for (const char* const name : {"dom1", "dom2", "dom3"}) {
+    Touch(*mount / name);
+  }
+  EXPECT_EQ(used(), "3\n");
+  std::filesystem::remove(*mount / "dom2");
+  EXPECT_EQ(used(), "2\n");
+}
+
 TEST_F(Directory, StatfsTellsOfTheStoresFileSystemNotTheBases) {
   MakeBase();
   const HostFileSystem host(Scratch(), "tmpfs", 64 * kMiB);

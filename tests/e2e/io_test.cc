@@ -11,24 +11,12 @@
 #include <random>
 #include <thread>
 
-#include "tests/e2e/mounts.h"
+#include "tests/e2e/ways.h"
 
 namespace cowfs::e2e {
 namespace {
 
-struct Way {
-  std::string cache;
-  std::string chunk;
-};
-
-void PrintTo(const Way& way, std::ostream* out) { *out << way.cache << '_' << way.chunk; }
-
-class Io : public MountTest, public testing::WithParamInterface<Way> {
- protected:
-  std::unique_ptr<Mount> MountInThisWay() const {
-    return MountBase({"--chunk-size", GetParam().chunk, "-o", "cache=" + GetParam().cache});
-  }
-};
+class Io : public WayTest {};
 
 TEST_P(Io, WritesOfAnyOffsetAndLengthReadBackAmongBaseContent) {
   Bytes expected = MakeBase(6 * kMiB + 333);
@@ -188,14 +176,8 @@ TEST_P(Io, AnUnlinkedImageLivesWhileItIsOpen) {
   std::filesystem::remove(*mount / "dom1");
 
   image.Close();
-  const Path layers = Store() / "layers";
-  EXPECT_TRUE(Eventually([&] {
-    uint64_t bytes = 0;
-    for (const auto& file : std::filesystem::directory_iterator(layers)) {
-      bytes += AllocatedBytes(file.path());
-    }
-    return bytes == 0;
-  })) << "the space of an unlinked image did not come back after its last close";
+  EXPECT_TRUE(Eventually([&] { return std::filesystem::is_empty(Store() / "layers"); }))
+      << "the space of an unlinked image did not come back after its last close";
 }
 
 TEST_P(Io, AnythingGoesAndReadsAsAPlainFileWould) {
@@ -264,9 +246,7 @@ INSTANTIATE_TEST_SUITE_P(Ways, Io,
                          testing::Values(Way{"writeback", "4K"}, Way{"writeback", "64K"},
                                          Way{"writeback", "2M"}, Way{"none", "4K"},
                                          Way{"none", "64K"}),
-                         [](const testing::TestParamInfo<Way>& way) {
-                           return way.param.cache + "_" + way.param.chunk;
-                         });
+                         [](const testing::TestParamInfo<Way>& way) { return NameOf(way.param); });
 
 class Map {
  public:

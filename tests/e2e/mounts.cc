@@ -8,27 +8,14 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
 #include <system_error>
 #include <utility>
 
+#include "store/host_fs.h"
+
 namespace cowfs::e2e {
 namespace {
-
-// /proc/mounts writes space, tab, newline and backslash as \ooo.
-std::string Unescaped(const std::string& text) {
-  std::string plain;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      plain += static_cast<char>(std::stoi(text.substr(i + 1, 3), nullptr, 8));
-      i += 3;
-    } else {
-      plain += text[i];
-    }
-  }
-  return plain;
-}
 
 // Kills by pidfd, so that it cannot be another process, and waits for the end.
 void KillAndWait(pid_t pid) {
@@ -59,21 +46,10 @@ ScratchDirectory::ScratchDirectory() {
 }
 
 std::string MountLine(const Path& directory) {
-  std::ifstream mounts("/proc/self/mounts");
-  std::string found;
-  for (std::string line; std::getline(mounts, line);) {
-    std::istringstream fields(line);
-    std::string source;
-    std::string target;
-    fields >> source >> target;
-    if (Unescaped(target) == directory.string()) {
-      found = line;
-    }
-  }
-  return found;
+  return Execute({"findmnt", "-nro", "SOURCE,TARGET,FSTYPE,OPTIONS", "-M", directory.string()}).out;
 }
 
-bool IsMountPoint(const Path& directory) { return !MountLine(directory).empty(); }
+bool IsMountPoint(const Path& directory) { return mount_at(directory.string()).has_value(); }
 
 bool ProcessExists(pid_t pid) {
   if (kill(pid, 0) != 0) {

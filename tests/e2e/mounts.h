@@ -27,8 +27,8 @@ class ScratchDirectory {
 // True when something is mounted on exactly this directory. Does not touch what is mounted there,
 // which may be dead.
 bool IsMountPoint(const Path& directory);
-// Source, type and options of what is mounted on the directory, as /proc/mounts has them; empty
-// when nothing is.
+// Source, directory, type and options of what is mounted on the directory, as findmnt(8) shows
+// them; empty when nothing is.
 std::string MountLine(const Path& directory);
 
 bool ProcessExists(pid_t pid);

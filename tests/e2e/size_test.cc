@@ -4,24 +4,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "tests/e2e/mounts.h"
+#include "tests/e2e/ways.h"
 
 namespace cowfs::e2e {
 namespace {
 
-struct Way {
-  std::string cache;
-  std::string chunk;
-};
-
-void PrintTo(const Way& way, std::ostream* out) { *out << way.cache << '_' << way.chunk; }
-
-class Size : public MountTest, public testing::WithParamInterface<Way> {
- protected:
-  std::unique_ptr<Mount> MountInThisWay() const {
-    return MountBase({"--chunk-size", GetParam().chunk, "-o", "cache=" + GetParam().cache});
-  }
-};
+class Size : public WayTest {};
 
 TEST_P(Size, GrownPartReadsAsZerosAlsoBeyondTheBasesEnd) {
   const Bytes base = MakeBase(2 * kMiB + 777);
@@ -171,9 +159,7 @@ TEST_P(Size, ResizeOfAnOpenImageIsSeenByItsOpener) {
 INSTANTIATE_TEST_SUITE_P(Ways, Size,
                          testing::Values(Way{"writeback", "4K"}, Way{"writeback", "64K"},
                                          Way{"writeback", "2M"}, Way{"none", "4K"}),
-                         [](const testing::TestParamInfo<Way>& way) {
-                           return way.param.cache + "_" + way.param.chunk;
-                         });
+                         [](const testing::TestParamInfo<Way>& way) { return NameOf(way.param); });
 
 class Sizes : public MountTest {};
 

@@ -57,12 +57,13 @@ TEST_F(CopyUpTest, OnlyTheChunkInCopyUpWaits) {
   begun.get_future().wait();
 
   // A second write to the chunk is told what to wait for, and waits if it is to.
-  const auto busy = image->try_write(filled(10, 2), 3 * kBig + 2000);
-  ASSERT_TRUE(busy);
-  EXPECT_EQ(busy->first, 3U);
-  EXPECT_EQ(busy->last, 4U);
+  const auto blocked = image->try_write(filled(10, 2), 3 * kBig + 2000);
+  ASSERT_TRUE(blocked);
+  EXPECT_EQ(blocked->range.first, 3U);
+  EXPECT_EQ(blocked->range.last, 4U);
+  EXPECT_EQ(blocked->written, 0U);
   std::atomic<bool> called = false;
-  image->when_free(*busy, [&] { called = true; });
+  image->when_free(blocked->range, [&] { called = true; });
   std::atomic<bool> waited = false;
   std::thread second([&] {
     write(*image, 3 * kBig + 3000, filled(10, 3));

@@ -339,6 +339,17 @@ TEST_F(FaultTest, FailedPunchLeaksSpaceAndNothingElse) {
   EXPECT_EQ(content(*image, 3 * 4096, kSize), filled(kSize - 3 * 4096, 0));
 }
 
+TEST_F(FaultTest, ReserveOfMoreThanThereIsAsksTheHostForNothing) {
+  const auto image = use("a");
+  bool asked = false;
+  faults_.set([&](const std::string&, FileOperation operation, uint64_t, uint64_t) {
+    asked = asked || operation == FileOperation::allocate;
+    return 0;
+  });
+  EXPECT_EQ(error_of([&] { image->reserve(0, kMaxImageSize); }).code(), ENOSPC);
+  EXPECT_FALSE(asked) << "the host would take all that there is before it fails";
+}
+
 TEST_F(FaultTest, ReserveThatTheHostCannotIsAnError) {
   const auto image = use("a");
   fail(FileOperation::allocate, EOPNOTSUPP);

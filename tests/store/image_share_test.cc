@@ -1,9 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <future>
 #include <optional>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -123,12 +126,81 @@ TEST_F(ImageShareTest, WritesThatComeTogetherAreAllShared) {
     for (std::thread& thread : threads) thread.join();
     image->flush();
     EXPECT_EQ(image->own_bytes(), 0U);
-    EXPECT_EQ(content(*image), base_content_);
+    EXPECT_TRUE(content(*image) == base_content_);
   }
 }
 
-// ---- what is not in the page cache
-// ----------------------------------------------------------------
+TEST_F(ImageShareTest, SharingBelowTheLimitDoesNotTakeBackWhatOthersRaised) {
+  // Chunk by chunk, from several threads at once and in any order: some raise the limit while
+  // others share what lies below it.
+  make_base(pattern(3, size_t{2} << 20));
+  store_.reset();
+  std::filesystem::remove_all(store_path());
+  open();
+  const size_t chunks = base_content_.size() / kChunk;
+  for (unsigned round = 0; round < 20; ++round) {
+    const auto image = use("a" + std::to_string(round), true);
+    std::vector<std::thread> threads;
+    for (unsigned first = 0; first < 4; ++first) {
+      threads.emplace_back([&, first] {
+        std::minstd_rand random(round * 4 + first + 1);
+        std::vector<size_t> order;
+        for (size_t chunk = first; chunk < chunks; chunk += 4) order.push_back(chunk);
+        // Upwards on the whole, so that the limit rises again and again.
+        for (size_t i = 0; i + 8 <= order.size(); i += 4) {
+          std::shuffle(order.begin() + static_cast<ptrdiff_t>(i),
+                       order.begin() + static_cast<ptrdiff_t>(i) + 8, random);
+        }
+        for (const size_t chunk : order) {
+          write(*image, chunk * kChunk, base_part(chunk * kChunk, kChunk));
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_TRUE(content(*image) == base_content_) << round;
+    EXPECT_EQ(map(image, chunks), std::string(chunks, '.')) << round;
+  }
+}
+
+TEST_F(ImageShareTest, WhatWasSharedBeforeAWriteHadToWaitStaysShared) {
+  // Chunk 1 is zero, chunk 2 behind the limit, so that they are taken one by one. Chunk 2 is being
+  // written by somebody else.
+  const auto image = use("a", true);
+  write(*image, 4096, base_part(4096, 4096));
+  image->make_zero(4096, 4096);
+  std::promise<void> begun;
+  std::promise<void> go;
+  faults_.set([&](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    if (path.ends_with(".cow") && operation == FileOperation::write) {
+      begun.set_value();
+      go.get_future().wait();
+    }
+    return 0;
+  });
+  std::thread other([&] { write(*image, 2 * 4096, filled(100, 1)); });
+  begun.get_future().wait();
+  const Bytes bytes = base_part(4096, 2 * 4096);
+  const auto blocked = image->try_write(bytes, 4096);
+  faults_.clear();
+  go.set_value();
+  other.join();
+  ASSERT_TRUE(blocked);
+  EXPECT_EQ(blocked->written, 4096U);
+  EXPECT_EQ(blocked->range.first, 2U);
+  write(*image, 2 * 4096, base_part(2 * 4096, 4096));
+  EXPECT_EQ(map(image, 4), "z.p.");
+  EXPECT_EQ(content(*image, 4096, 2 * 4096), bytes);
+}
+
+TEST_F(ImageShareTest, AWriteOverTheLimitSharesWhatLiesBehindIt) {
+  const auto image = use("a", true);
+  write(*image, 0, base_part(0, 2 * 4096));
+  write(*image, 4096, base_part(4096, 3 * 4096));
+  EXPECT_EQ(map(image, 5), ".p...");
+  EXPECT_EQ(content(*image), base_part(0, 4 * 4096));
+}
+
+// ---- what is not in the page cache -------------------------------------------------------------
 
 TEST_F(ImageShareTest, WhatOfTheBaseIsNotCachedIsFetchedForComparing) {
   faults_.set([](const std::string&, FileOperation operation, uint64_t, uint64_t) {

@@ -120,7 +120,7 @@ TEST_F(ImageTest, EmptyWriteDoesNotGrow) {
 
 TEST_F(ImageTest, WriteBeyondTheLargestImageIsRefused) {
   const auto image = use("a");
-  EXPECT_EQ(error_of([&] { write(*image, kMaxImageSize - 5, filled(6, 0)); }).code(), EFBIG);
+  EXPECT_EQ(error_of([&] { write(*image, kMaxImageSize, filled(6, 0)); }).code(), EFBIG);
   EXPECT_EQ(error_of([&] { image->resize(kMaxImageSize + 1); }).code(), EFBIG);
   EXPECT_EQ(error_of([&] { image->extend(kMaxImageSize + 1); }).code(), EFBIG);
   EXPECT_EQ(image->size(), kBaseSize);
@@ -139,6 +139,14 @@ TEST_F(ImageTest, WriteAtTheVeryEndOfTheLargestImageWorks) {
   EXPECT_EQ(
       content(*image, kMaxImageSize - 6, 10),
       (Bytes{std::byte{0}, std::byte{3}, std::byte{3}, std::byte{3}, std::byte{3}, std::byte{3}}));
+}
+
+TEST_F(ImageTest, WriteOverTheLargestSizeWritesWhatLiesBelow) {
+  const auto image = use("a", true);
+  EXPECT_EQ(error_of([&] { write(*image, kMaxImageSize - 8197, filled(8200, 3)); }).code(), EFBIG);
+  if (image->size() == 0) return;  // the host's files are smaller
+  EXPECT_EQ(image->size(), kMaxImageSize);
+  EXPECT_EQ(content(*image, kMaxImageSize - 8197, 8200), filled(8197, 3));
 }
 
 TEST_F(ImageTest, ImagesDoNotSeeEachOther) {
@@ -431,6 +439,21 @@ TEST_F(ImageTest, TimesAloneAreWrittenByFlushAll) {
   }
   reopen_after_crash();
   EXPECT_EQ(store_->find("a")->attributes().ctime_ns, 7);
+}
+
+TEST_F(ImageTest, TimesOfImagesInNoUseAreWrittenWhenTheStoreIsClosed) {
+  for (const int64_t time : {1, 2, 3}) {
+    const auto image = use("a" + std::to_string(time));
+    image->set_times(time, 10 * time, 100 * time);
+  }
+  EXPECT_TRUE(store_->close());
+  reopen_after_crash();
+  for (const int64_t time : {1, 2, 3}) {
+    const Attributes attributes = store_->find("a" + std::to_string(time))->attributes();
+    EXPECT_EQ(attributes.atime_ns, time);
+    EXPECT_EQ(attributes.mtime_ns, 10 * time);
+    EXPECT_EQ(attributes.ctime_ns, 100 * time);
+  }
 }
 
 TEST_F(ImageTest, OwnerAndModeAreDurableAtOnceAndSpecialBitsDropped) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
 #include <mutex>
 
 #include "store/image.h"
@@ -115,6 +116,34 @@ TEST_F(OrderTest, SpaceIsGivenBackAfterTheCommit) {
   image->flush();
   ASSERT_EQ(sequence(), "punch; ");
   EXPECT_EQ(events_[0].map, "pzpp");
+}
+
+TEST_F(OrderTest, SpaceIsNotGivenBackIfTheCommitThatFreesItFails) {
+  // I5: the catalog still says present, and would after a crash.
+  const Bytes written = filled(4 * 4096, 1);
+  using Change = std::function<void(Image&)>;
+  for (const Change& change : {Change([](Image& image) {
+                                 image.make_zero(4096, 2 * 4096);
+                                 image.flush();
+                               }),
+                               Change([](Image& image) { image.resize(4096); })}) {
+    {
+      const auto image = use("a");
+      write(*image, 0, written);
+      image->flush();
+      run_sql(catalog_path(),
+              "CREATE TRIGGER t BEFORE INSERT ON map_page BEGIN SELECT RAISE(ABORT, 'x'); END");
+      events_.clear();
+      watch(image->layer_id());
+      EXPECT_EQ(error_of([&] { change(*image); }).code(), EIO);
+      faults_.clear();
+      EXPECT_EQ(sequence().find("punch"), std::string::npos) << sequence();
+      run_sql(catalog_path(), "DROP TRIGGER t");
+    }
+    reopen_after_crash();
+    EXPECT_EQ(content(*use("a"), 0, 4 * 4096), written);
+    store_->remove("a");
+  }
 }
 
 TEST_F(OrderTest, ShrinkCommitsBeforeItPunches) {

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 
@@ -16,6 +18,29 @@ namespace cowfs::test {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// A directory, seen read-only at another place; `error` is why it could not be.
+class ReadOnlyView {
+ public:
+  ReadOnlyView(const std::string& directory, std::string point) : point_(std::move(point)) {
+    fs::create_directory(point_);
+    const char* at = point_.c_str();
+    mounted_ = ::mount(directory.c_str(), at, nullptr, MS_BIND, nullptr) == 0;
+    const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY;
+    if (!mounted_ || ::mount(nullptr, at, nullptr, flags, nullptr) != 0) error_ = errno;
+  }
+  ReadOnlyView(const ReadOnlyView&) = delete;
+  ReadOnlyView& operator=(const ReadOnlyView&) = delete;
+  ~ReadOnlyView() {
+    if (mounted_) ::umount2(point_.c_str(), MNT_DETACH);
+  }
+  [[nodiscard]] int error() const { return error_; }
+
+ private:
+  const std::string point_;
+  bool mounted_ = false;
+  int error_ = 0;
+};
 
 class StoreOpenTest : public StoreFixture {
  protected:
@@ -208,6 +233,47 @@ TEST_F(StoreOpenTest, ShortCowFileIsAnErrorAndNoZeros) {
   EXPECT_EQ(error_of([&] { content(*image, 0, 4096); }).code(), EIO);
   EXPECT_EQ(content(*image, 4096, 4096),
             Bytes(base_content_.begin() + 4096, base_content_.begin() + 8192));
+  // Nothing is written: the file would grow, and zeros take the place of what is missing.
+  EXPECT_EQ(error_of([&] { write(*image, 20'000, filled(4096, 2)); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { image->make_zero(0, 4096); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { image->reserve(20'000, 4096); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { image->resize(100'000); }).code(), EIO);
+  EXPECT_EQ(error_of([&] { content(*image, 0, 4096); }).code(), EIO);
+  EXPECT_EQ(fs::file_size(store_path() + "/layers/1.cow"), 100U);
+  EXPECT_NO_THROW(image->flush());
+}
+
+TEST_F(StoreOpenTest, ShortCowFileIsFoundWhereverItEnds) {
+  constexpr uint64_t kFar = 4096 * uint64_t{2048} * 3000;  // pages beyond those looked at
+  open();
+  {
+    const auto image = use("a");
+    image->extend(2 * kFar);
+    for (const uint64_t place : {uint64_t{0}, uint64_t{5} << 20, uint64_t{100} << 20, kFar}) {
+      write(*image, place, filled(4096, 1));
+    }
+    image->flush();
+  }
+  ASSERT_TRUE(store_->close());
+  crash();
+  const std::string file = store_path() + "/layers/1.cow";
+  const auto refuses_writes = [&] {
+    open();
+    const auto image = use("a");
+    try {
+      write(*image, 8192, filled(1, 1));
+    } catch (const Error& error) {
+      return error.code() == EIO;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refuses_writes());
+  crash();
+  for (const uint64_t size : {kFar + 4095, kFar, uint64_t{6} << 20, uint64_t{4096}, uint64_t{0}}) {
+    fs::resize_file(file, size);
+    EXPECT_TRUE(refuses_writes()) << size;
+    crash();
+  }
 }
 
 TEST_F(StoreOpenTest, LeftOverCowFilesAreRemovedAndOtherFilesAreNot) {
@@ -342,18 +408,121 @@ TEST_F(StoreOpenTest, StoreBehindALinkIsTheSameStore) {
 TEST_F(StoreOpenTest, ReadOnlyFileSystemIsRefused) {
   make_store();
   const std::string point = directory_ / "read-only";
-  fs::create_directory(point);
-  if (::mount(directory_.path().c_str(), point.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-    GTEST_SKIP() << "no right to mount: " << error_text(errno);
-  }
-  const bool mounted =
-      ::mount(nullptr, point.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0;
+  const ReadOnlyView view(directory_.path(), point);
+  if (view.error() != 0) GTEST_SKIP() << "no right to mount: " << error_text(view.error());
   Store::Options wanted = options();
   wanted.directory = point + "/base.img.cowfs";
   const Error error = refusal(wanted);
-  ::umount2(point.c_str(), MNT_DETACH);
-  EXPECT_TRUE(mounted);
   EXPECT_EQ(error.code(), EROFS);
+}
+
+TEST_F(StoreOpenTest, LookingChangesNothing) {
+  make_store();
+  fs::create_directory(directory_ / "odd %41?#name");
+  const std::string moved = directory_ / "odd %41?#name/store";
+  fs::rename(store_path(), moved);
+  const auto before = fs::last_write_time(moved);
+  const std::vector<std::string> names = names_in(moved);
+  EXPECT_EQ(summarize_store(moved).images.size(), 1U);
+  EXPECT_EQ(names_in(moved), names);
+  EXPECT_EQ(fs::last_write_time(moved), before);
+}
+
+TEST_F(StoreOpenTest, LookingAtWhatACrashLeftChangesNothingAndSeesTheLog) {
+  open();
+  { use("a"); }
+  const std::string copy = directory_ / "copy";  // as a crash leaves it: a log, and no index of it
+  fs::copy(store_path(), copy, fs::copy_options::recursive);
+  fs::remove(copy + "/catalog.db-shm");
+  ASSERT_GT(fs::file_size(copy + "/catalog.db-wal"), 0U);
+  const std::vector<std::string> names = names_in(copy);
+  const Bytes log = read_file(copy + "/catalog.db-wal");
+  const Bytes catalog = read_file(copy + "/catalog.db");
+  EXPECT_EQ(summarize_store(copy).images.at(0).name, "a");
+  EXPECT_EQ(names_in(copy), names);
+  EXPECT_EQ(read_file(copy + "/catalog.db-wal"), log);
+  EXPECT_EQ(read_file(copy + "/catalog.db"), catalog);
+}
+
+TEST_F(StoreOpenTest, LookingAtAReadOnlyStoreWorksUnlessALogIsToBeRead) {
+  open();
+  { use("a"); }
+  const std::string copy = directory_ / "copy";
+  fs::copy(store_path(), copy, fs::copy_options::recursive);
+  ASSERT_TRUE(store_->close());
+  crash();
+  const std::string point = directory_ / "read-only";
+  const ReadOnlyView view(directory_.path(), point);
+  if (view.error() != 0) GTEST_SKIP() << "no right to mount: " << error_text(view.error());
+  EXPECT_NO_THROW(EXPECT_EQ(summarize_store(point + "/base.img.cowfs").images.size(), 1U));
+  const Error error = error_of([&] { summarize_store(point + "/copy"); });
+  EXPECT_EQ(error.code(), EROFS);
+  EXPECT_TRUE(says(error, "write-ahead log"));
+}
+
+TEST_F(StoreOpenTest, NamesCanBeChangedWithoutTheBase) {
+  make_store();
+  fs::rename(base_path(), directory_ / "away");
+  Store::Options wanted = options();
+  wanted.base_path.clear();
+  wanted.create = false;
+  EXPECT_EQ(refusal(wanted).code(), ENOENT);
+  wanted.names_only = true;
+  {
+    Store store(wanted);
+    EXPECT_EQ(error_of([&] { static_cast<void>(store.find("a")->use()); }).code(), ENOENT);
+    store.rename("a", "b", Store::Rename::no_replace);
+    EXPECT_TRUE(store.close());
+  }
+  fs::rename(directory_ / "away", base_path());
+  open();
+  EXPECT_EQ(content(*use("b"), 0, 10), filled(10, 1));
+  crash();
+  remove_file(base_path());
+  Store store(wanted);
+  store.remove("b");
+  EXPECT_TRUE(store.close());
+  EXPECT_TRUE(fs::is_empty(store_path() + "/layers"));
+}
+
+TEST_F(StoreOpenTest, OfSeveralThatMakeAStoreAtOnceEachHasItOrIsRefused) {
+  // Processes, since that is what SQLite's locks tell apart.
+  for (int round = 0; round < 20; ++round) {
+    fs::remove_all(store_path());
+    std::array<int, 2> start{};
+    ASSERT_EQ(::pipe(start.data()), 0);
+    std::vector<pid_t> makers;
+    for (int maker = 0; maker < 3; ++maker) {
+      makers.push_back(::fork());
+      if (makers.back() != 0) continue;
+      ::close(start[1]);
+      char end = 0;
+      static_cast<void>(::read(start[0], &end, 1));  // returns when all are there
+      try {
+        Store::Options wanted = options();
+        wanted.mount = "/proc";  // so that it is not waited for
+        Store store(wanted);
+        store.create({.name = std::to_string(maker), .empty = false, .size = std::nullopt});
+        ::_exit(store.close() ? 0 : 3);
+      } catch (const Error& error) {
+        if (error.code() != EBUSY) std::fprintf(stderr, "%s\n", error.what());
+        ::_exit(error.code() == EBUSY && says(error, "in use by process") ? 1 : 2);
+      }
+    }
+    ::close(start[0]);
+    ::close(start[1]);
+    size_t winners = 0;
+    for (const pid_t maker : makers) {
+      int status = 0;
+      ASSERT_EQ(::waitpid(maker, &status, 0), maker);
+      ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) <= 1) << round << ": " << status;
+      if (WEXITSTATUS(status) == 0) ++winners;
+    }
+    EXPECT_GE(winners, 1U);
+    open();
+    EXPECT_EQ(store_->image_count(), winners);
+    crash();
+  }
 }
 
 struct Hostile {

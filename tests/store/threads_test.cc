@@ -54,9 +54,13 @@ class Owner {
         if (random_() % 2 == 0) {
           write(image_, offset, data);
         } else {
-          while (const auto busy = image_.try_write(data, offset)) {
+          std::span<const std::byte> rest = data;
+          size_t at = offset;
+          while (const auto blocked = image_.try_write(rest, at)) {
+            rest = rest.subspan(blocked->written);
+            at += blocked->written;
             std::atomic<bool> free = false;
-            image_.when_free(*busy, [&] { free = true; });
+            image_.when_free(blocked->range, [&] { free = true; });
             while (!free) std::this_thread::yield();
           }
         }
