@@ -146,14 +146,17 @@ void Image::flush_all() { commit(true); }
 
 bool Image::dirty() {
   if (failed()) return false;
-  return times_.lock()->dirty || (in_use_or_open() && layer_->dirty());
+  return times_.lock()->dirty || (in_use_or_open() && (layer_->dirty() || reshaped()));
+}
+
+bool Image::reshaped() const {
+  return size() != committed_size_ || layer_->parent_limit() != committed_limit_;
 }
 
 bool Image::needs_flush() {
   if (!in_use_or_open()) return false;
   const std::lock_guard lock(commit_mutex_);
-  return layer_->dirty() || layer_->unsynced() || size() != committed_size_ ||
-         layer_->parent_limit() != committed_limit_;
+  return layer_->dirty() || layer_->unsynced() || reshaped();
 }
 
 void Image::put_times(Catalog::Change& change) {

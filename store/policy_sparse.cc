@@ -57,7 +57,8 @@ class SparseLayer final : public Layer {
         hook_(context.hook),
         id_(row.id),
         directory_(context.directory),
-        has_file_(row.has_file) {}
+        has_file_(row.has_file),
+        data_dirty_(row.has_file) {}
 
   void activate() override {
     if (has_file_) {
@@ -283,7 +284,9 @@ class SparseLayer final : public Layer {
 
   std::unique_ptr<ChunkMap> map_;
   std::atomic<const File*> file_ = nullptr;  // owned_file_, for use without the lock
-  std::atomic<bool> data_dirty_ = false;     // written to since the last sync
+  // Written to since the last sync, for all that is known: a server that was killed may have written
+  // what nobody synced, and a flush is to make durable whatever was there to be read (I3).
+  std::atomic<bool> data_dirty_;
   std::mutex mutex_;                         // guards what follows
   std::unique_ptr<File> owned_file_;
   RangeSet freed_;    // since the last prepare
