@@ -96,8 +96,8 @@ void Image::retire_if_idle() {
     if (usage->count > 0 || !usage->active || failed() || usage->unlinked) return;
     ++usage->count;
   }
-  // Writes in place and growth leave the map as it is: nothing else would see to them once the image
-  // is closed.
+  // Writes in place and growth leave the map as it is: nothing else would see to them once the
+  // image is closed.
   try {
     flush();
   } catch (const Error&) {

@@ -25,6 +25,7 @@
 #include "store/error.h"
 #include "store/host_fs.h"
 #include "store/range_set.h"
+#include "store/sabotage.h"
 
 namespace cowfs {
 namespace {
@@ -109,6 +110,7 @@ class SparseLayer final : public Layer {
     if (map_->run(first, count) != std::pair{state, count}) map_->set(first, count, state);
     const std::lock_guard lock(mutex_);
     if (file_ == nullptr) return;
+    if (sabotaged(Sabotage::reuse_at_once)) file_.load()->punch(offset, length);
     // After the bits: a `prepare` that takes this range copies them too.
     freed_.add(offset, length);
   }
@@ -155,11 +157,13 @@ class SparseLayer final : public Layer {
     const File* file = file_;
     if (file == nullptr || !data_dirty_.exchange(false)) return;
     if (has_file_) {
-      file->sync_data();
+      if (!sabotaged(Sabotage::no_data_sync)) file->sync_data();
       return;
     }
     file->sync();
-    File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
+    if (!sabotaged(Sabotage::no_directory_sync)) {
+      File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
+    }
     file_is_durable_ = true;
   }
 
@@ -170,7 +174,10 @@ class SparseLayer final : public Layer {
       naming_file_ = true;
     }
     const SparseChanges& copies = sparse(changes);
-    for (const PageCopy& copy : copies.pages) change.put_page(id_, copy.page, copy.bits);
+    for (const PageCopy& copy : copies.pages) {
+      const bool live = sabotaged(Sabotage::commit_live_page);
+      change.put_page(id_, copy.page, live ? map_->copy(copy.page).bits : copy.bits);
+    }
     if (copies.remove_pages_from) change.remove_pages_from(id_, *copies.remove_pages_from);
   }
 
@@ -284,10 +291,10 @@ class SparseLayer final : public Layer {
 
   std::unique_ptr<ChunkMap> map_;
   std::atomic<const File*> file_ = nullptr;  // owned_file_, for use without the lock
-  // Written to since the last sync, for all that is known: a server that was killed may have written
-  // what nobody synced, and a flush is to make durable whatever was there to be read (I3).
+  // Written to since the last sync, for all that is known: a server that was killed may have
+  // written what nobody synced, and a flush is to make durable whatever was there to be read (I3).
   std::atomic<bool> data_dirty_;
-  std::mutex mutex_;                         // guards what follows
+  std::mutex mutex_;  // guards what follows
   std::unique_ptr<File> owned_file_;
   RangeSet freed_;    // since the last prepare
   RangeSet freeing_;  // by the prepare whose commit is under way
