@@ -1,16 +1,20 @@
 #include "store/catalog.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "store/chunk_map.h"
 #include "store/chunk_size.h"
 #include "store/error.h"
+#include "store/file.h"
 #include "store/names.h"
 
 namespace cowfs {
@@ -73,22 +77,32 @@ int64_t catalog_now() {
 
 void Catalog::create(const std::string& path, const StoreRow& store, const BaseRow& base,
                      const Schema& schema) {
-  Database database(path, Database::Mode::create);
-  if (!is_blank(database)) throw Error(EEXIST, path);
-  Transaction transaction(database);
-  create_schema(database, schema);
-  database.prepare("INSERT INTO store VALUES (1, ?, ?, ?, ?)")
-      .bind(1, store.uuid)
-      .bind(2, int64_t{store.chunk_size})
-      .bind(3, store.policy)
-      .bind(4, store.created_ns)
-      .run();
-  Statement insert = database.prepare(
-      "INSERT INTO base (id, path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum, "
-      "written_ns) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
-  bind_base(insert, base);
-  insert.run();
-  transaction.commit();
+  if (exists(path)) throw Error(EEXIST, path);
+  // Made under another name: SQLite's own way back from a power cut during the making, a rollback
+  // journal, would need a write where a catalog is only looked at.
+  const std::string draft = path + ".new";
+  for (const char* suffix : {"", "-journal", "-wal", "-shm"}) remove_file(draft + suffix);
+  {
+    Database database(draft, Database::Mode::create);
+    Transaction transaction(database);
+    create_schema(database, schema);
+    database.prepare("INSERT INTO store VALUES (1, ?, ?, ?, ?)")
+        .bind(1, store.uuid)
+        .bind(2, int64_t{store.chunk_size})
+        .bind(3, store.policy)
+        .bind(4, store.created_ns)
+        .run();
+    Statement insert = database.prepare(
+        "INSERT INTO base (id, path, device, inode, size, mtime_ns, ctime_ns, fingerprint, "
+        "checksum, written_ns) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+    bind_base(insert, base);
+    insert.run();
+    transaction.commit();
+    database.checkpoint();  // all of it is in the one file, and durable
+  }
+  if (::rename(draft.c_str(), path.c_str()) != 0) throw Error(errno, "make " + path);
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  File(parent.empty() ? "." : parent.string(), O_RDONLY | O_DIRECTORY).sync();
 }
 
 bool Catalog::exists(const std::string& path) {
@@ -115,6 +129,9 @@ Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& sch
   put_page_ = database_.prepare("INSERT OR REPLACE INTO map_page VALUES (?, ?, ?)");
   remove_page_ = database_.prepare("DELETE FROM map_page WHERE layer = ? AND page = ?");
   set_size_ = database_.prepare("UPDATE image SET size = ? WHERE id = ?");
+  // A server that was killed may have left commits in the log that it had not synced. What is seen
+  // of them from here on is relied upon: a flush that finds nothing new commits nothing (I3).
+  database_.checkpoint();
 }
 
 void Catalog::check_rows() {

@@ -70,7 +70,8 @@ class Catalog {
   /// is something else; it is not changed.
   static bool exists(const std::string& path);
 
-  /// Makes the file with its tables and rows, in one transaction. EEXIST if there is one.
+  /// Makes the file with its tables and rows. It is there as a whole or not at all, and durable
+  /// when this returns. EEXIST if there is one. One at a time: the caller holds the store's lock.
   static void create(const std::string& path, const StoreRow& store, const BaseRow& base,
                      const Schema& schema = current_schema());
 

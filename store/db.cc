@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "store/error.h"
+#include "store/sabotage.h"
 
 namespace cowfs {
 namespace {
@@ -214,8 +215,11 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
     throw Error::with_message(EOPNOTSUPP, path_ + ": SQLite cannot use a write-ahead log here");
   }
   wal.reset();
-  execute("PRAGMA synchronous = FULL");
-  if (pragma("synchronous") != 2) {
+  constexpr int kNormal = 1;
+  constexpr int kFull = 2;
+  const int level = sabotaged(Sabotage::synchronous_normal) ? kNormal : kFull;
+  execute("PRAGMA synchronous = " + std::to_string(level));
+  if (pragma("synchronous") != level) {
     throw Error::with_message(EOPNOTSUPP, path_ + ": SQLite refuses synchronous=FULL");
   }
   // Checkpoints sync the whole file: they are made off the flush path, by checkpoint(). A hook of

@@ -105,7 +105,8 @@ void Image::retire_if_idle() {
     if (usage->count > 0 || !usage->active || failed() || usage->unlinked) return;
     ++usage->count;
   }
-  // Writes in place leave the map as it is: nothing else would sync them once the file is closed.
+  // Writes in place and growth leave the map as it is: nothing else would see to them once the
+  // image is closed.
   try {
     flush();
   } catch (const Error&) {
@@ -118,7 +119,7 @@ void Image::retire_if_idle() {
 bool Image::try_retire() {
   auto usage = usage_.lock();
   if (usage->count > 0 || !usage->active || failed()) return false;
-  if (layer_->dirty() || layer_->unsynced()) return false;
+  if (layer_->dirty() || layer_->unsynced() || reshaped()) return false;
   layer_->deactivate();
   usage->active = false;
   return true;

@@ -232,6 +232,8 @@ class Image : public std::enable_shared_from_this<Image> {
                        uint64_t offset);
 
   // image_commit.cc
+  /// Whether the size or the parent limit is not as committed. No part of the map tells.
+  [[nodiscard]] bool reshaped() const;
   void commit(bool with_times);
   void publish_or_put_back(const Layer::Changes& changes,
                            const std::function<void(Catalog::Change&)>& work);
@@ -266,9 +268,9 @@ class Image : public std::enable_shared_from_this<Image> {
   static constexpr int64_t kShareCredit = 16 << 20;
   std::atomic<int64_t> share_credit_ = kShareCredit;  // bytes of the base to fetch for comparing
   GroupCommit flushes_;
-  std::mutex commit_mutex_;  // one commit at a time; guards what follows
-  uint64_t committed_size_;
-  uint64_t committed_limit_;
+  std::mutex commit_mutex_;  // one commit at a time; only its holder changes what follows
+  std::atomic<uint64_t> committed_size_;
+  std::atomic<uint64_t> committed_limit_;
 };
 
 }  // namespace cowfs

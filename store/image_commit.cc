@@ -27,6 +27,7 @@
 
 #include "store/error.h"
 #include "store/image.h"
+#include "store/sabotage.h"
 
 namespace cowfs {
 namespace {
@@ -146,14 +147,17 @@ void Image::flush_all() { commit(true); }
 
 bool Image::dirty() {
   if (failed()) return false;
-  return times_.lock()->dirty || (in_use_or_open() && layer_->dirty());
+  return times_.lock()->dirty || (in_use_or_open() && (layer_->dirty() || reshaped()));
+}
+
+bool Image::reshaped() const {
+  return size() != committed_size_ || layer_->parent_limit() != committed_limit_;
 }
 
 bool Image::needs_flush() {
   if (!in_use_or_open()) return false;
   const std::lock_guard lock(commit_mutex_);
-  return layer_->dirty() || layer_->unsynced() || size() != committed_size_ ||
-         layer_->parent_limit() != committed_limit_;
+  return layer_->dirty() || layer_->unsynced() || reshaped();
 }
 
 void Image::put_times(Catalog::Change& change) {
@@ -174,7 +178,12 @@ void Image::commit(bool with_times) {
       size = this->size();
       changes = layer_->prepare(size);
     }
-    layer_->sync_data();
+    const bool sync_late = sabotaged(Sabotage::commit_before_sync);
+    if (!sync_late) layer_->sync_data();
+    if (sabotaged(Sabotage::punch_before_commit)) {
+      layer_->committed();
+      give_back(*changes);
+    }
     const bool due = !changes->empty() || size != committed_size_ || limit != committed_limit_;
     bool times_due = false;
     Attributes attributes;
@@ -193,6 +202,7 @@ void Image::commit(bool with_times) {
       committed_size_ = size;
       committed_limit_ = limit;
     }
+    if (sync_late) layer_->sync_data();
     layer_->committed();
   });
   give_back(*changes);

@@ -25,6 +25,7 @@
 #include "store/error.h"
 #include "store/host_fs.h"
 #include "store/range_set.h"
+#include "store/sabotage.h"
 
 namespace cowfs {
 namespace {
@@ -57,7 +58,8 @@ class SparseLayer final : public Layer {
         hook_(context.hook),
         id_(row.id),
         directory_(context.directory),
-        has_file_(row.has_file) {}
+        has_file_(row.has_file),
+        data_dirty_(row.has_file) {}
 
   void activate() override {
     if (has_file_) {
@@ -131,6 +133,7 @@ class SparseLayer final : public Layer {
     if (map_->run(first, count) != std::pair{state, count}) map_->set(first, count, state);
     const std::lock_guard lock(mutex_);
     if (file_ == nullptr) return;
+    if (sabotaged(Sabotage::reuse_at_once)) file_.load()->punch(offset, length);
     // After the bits: a `prepare` that takes this range copies them too.
     freed_.add(offset, length);
   }
@@ -177,11 +180,13 @@ class SparseLayer final : public Layer {
     const File* file = file_;
     if (file == nullptr || !data_dirty_.exchange(false)) return;
     if (has_file_) {
-      file->sync_data();
+      if (!sabotaged(Sabotage::no_data_sync)) file->sync_data();
       return;
     }
     file->sync();
-    File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
+    if (!sabotaged(Sabotage::no_directory_sync)) {
+      File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
+    }
     file_is_durable_ = true;
   }
 
@@ -192,7 +197,10 @@ class SparseLayer final : public Layer {
       naming_file_ = true;
     }
     const SparseChanges& copies = sparse(changes);
-    for (const PageCopy& copy : copies.pages) change.put_page(id_, copy.page, copy.bits);
+    for (const PageCopy& copy : copies.pages) {
+      const bool live = sabotaged(Sabotage::commit_live_page);
+      change.put_page(id_, copy.page, live ? map_->copy(copy.page).bits : copy.bits);
+    }
     if (copies.remove_pages_from) change.remove_pages_from(id_, *copies.remove_pages_from);
   }
 
@@ -306,8 +314,10 @@ class SparseLayer final : public Layer {
 
   std::unique_ptr<ChunkMap> map_;
   std::atomic<const File*> file_ = nullptr;  // owned_file_, for use without the lock
-  std::atomic<bool> data_dirty_ = false;     // written to since the last sync
-  std::mutex mutex_;                         // guards what follows
+  // Written to since the last sync, for all that is known: a server that was killed may have
+  // written what nobody synced, and a flush is to make durable whatever was there to be read (I3).
+  std::atomic<bool> data_dirty_;
+  std::mutex mutex_;  // guards what follows
   std::unique_ptr<File> owned_file_;
   RangeSet freed_;    // since the last prepare
   RangeSet freeing_;  // by the prepare whose commit is under way

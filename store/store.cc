@@ -245,9 +245,15 @@ void Store::make(const Schema& schema) {
   lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
   if (Catalog::exists(catalog_path(directory))) return;  // somebody else has made it meanwhile
   made_here_ = true;
+  // A power cut must leave what the next opening takes for empty, half made or whole (I6). The lock
+  // tells a half made store from a stranger's directory, and a catalog promises that the folder of
+  // the layers is there: each is durable before what follows.
+  const File entries(directory, O_RDONLY | O_DIRECTORY);
+  entries.sync();
   if (::mkdir(layers_path(directory).c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error(errno, "make " + layers_path(directory));
   }
+  entries.sync();
   const mode_t old_mask = ::umask(0077);  // SQLite gives its log the mode of the database
   try {
     Catalog::create(catalog_path(directory),
@@ -261,8 +267,6 @@ void Store::make(const Schema& schema) {
     throw;
   }
   ::umask(old_mask);
-  // The entries of the new directories are to outlive a power cut as the catalog does.
-  File(directory, O_RDONLY | O_DIRECTORY).sync();
   File(parent, O_RDONLY | O_DIRECTORY).sync();
 }
 

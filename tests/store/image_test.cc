@@ -404,6 +404,36 @@ TEST_F(ImageTest, OverwritesInPlaceAreSyncedBeforeTheFileIsClosed) {
   EXPECT_EQ(syncs, 1);
 }
 
+TEST_F(ImageTest, FirstFlushAfterAKillSyncsWhatIsThere) {
+  {
+    const auto image = use("a");
+    write(*image, 0, filled(4096, 1));
+    image->flush();
+    write(*image, 0, filled(4096, 2));
+  }
+  reopen_after_crash();
+  int syncs = 0;
+  faults_.set([&](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    if (path.ends_with(".cow") && operation == FileOperation::sync) ++syncs;
+    return 0;
+  });
+  const auto image = store_->find("a")->use();
+  ASSERT_EQ(content(*image, 0, 4096), filled(4096, 2));
+  image->flush();
+  EXPECT_EQ(syncs, 1);
+  image->flush();
+  EXPECT_EQ(syncs, 1);
+}
+
+TEST_F(ImageTest, GrowthAloneOutlivesAnImageThatWasClosed) {
+  const uint64_t size = base_content_.size() + 12345;
+  { use("a")->extend(size); }
+  EXPECT_TRUE(store_->find("a")->dirty());
+  store_->find("a")->retire_if_idle();
+  reopen();
+  EXPECT_EQ(store_->find("a")->size(), size);
+}
+
 TEST_F(ImageTest, FlushWithoutChangesDoesNotSyncOrCommit) {
   const auto image = use("a");
   write(*image, 0, filled(4096, 1));

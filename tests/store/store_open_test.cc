@@ -151,6 +151,29 @@ TEST_F(StoreOpenTest, MakingThatWasCutShortIsDoneAgain) {
   EXPECT_EQ(store_->image_count(), 0U);
 }
 
+TEST_F(StoreOpenTest, LeftOversOfACatalogsMakingMeanNothing) {
+  fs::create_directories(store_path() + "/layers");
+  for (const char* name : {"lock", "catalog.db.new", "catalog.db.new-journal"}) {
+    write_file(store_path() + "/" + name, pattern(3, 5000));
+  }
+  EXPECT_NO_THROW(open());
+  for (const std::string& name : names_in(store_path())) {
+    EXPECT_FALSE(name.starts_with("catalog.db.new")) << name;
+  }
+}
+
+TEST_F(StoreOpenTest, WhatAKilledServerLeftInTheLogIsDurableOnceTheStoreIsOpen) {
+  open();
+  Database other(catalog_path(), Database::Mode::read_only);
+  ASSERT_EQ(other.pragma("application_id"), kApplicationId);  // from here on it keeps the log
+  use("a");
+  crash();
+  open();
+  const std::string alone = directory_ / "alone.db";
+  write_file(alone, read_file(catalog_path()));
+  EXPECT_EQ(Catalog(alone, Database::Mode::read_write).images().size(), 1U);
+}
+
 TEST_F(StoreOpenTest, EmptyCatalogOverCowFilesIsDamageAndNothingIsRemoved) {
   make_store();
   ASSERT_EQ(::truncate(catalog_path().c_str(), 0), 0);

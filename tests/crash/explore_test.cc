@@ -1,0 +1,29 @@
+// A bounded exploration: seeds that are always the same, and one that is new each time.
+
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <random>
+
+#include "tests/crash/campaign.h"
+
+namespace cowfs::crash {
+namespace {
+
+void expect_clean(const Options& options) {
+  const Report report = explore(options);
+  std::cout << report.text();
+  EXPECT_GT(report.distinct, 0U);
+  EXPECT_EQ(report.violations, "");
+}
+
+TEST(Explore, FindsNothingWithKnownSeeds) {
+  for (const uint64_t seed : {1, 2, 3}) expect_clean({.seed = seed, .traces = 150});
+}
+
+TEST(Explore, FindsNothingWithANewSeed) {
+  expect_clean({.seed = std::random_device()(), .seconds = 30});
+}
+
+}  // namespace
+}  // namespace cowfs::crash
