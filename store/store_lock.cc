@@ -78,7 +78,8 @@ void StoreLock::announce(const Holder& self) const {
 
 std::optional<Holder> StoreLock::holder(const std::string& directory) {
   if (::access(lock_path(directory).c_str(), F_OK) != 0) return std::nullopt;
-  const File file(lock_path(directory), O_RDONLY | O_NOFOLLOW);
+  // What a stranger calls lock may be a pipe, which is not to be waited for (I10).
+  const File file(lock_path(directory), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   if (file.try_lock()) return std::nullopt;  // and given up again with the descriptor
   return read_holder(file);
 }
