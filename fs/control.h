@@ -18,6 +18,9 @@ namespace cowfs {
 ///   end_waiting      on the directory: ends with an error what waits for space, and lets nothing
 ///                    wait any more
 ///   set_space_limit  on an image: "bytes": a number or null
+///   check, check_progress
+///                    on the directory: see fs/check_job.h
+///   clear_failure    on an image that nobody else has open: it takes writes again
 ///
 /// All but info is for root and the user that the server runs as.
 ///

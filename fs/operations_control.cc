@@ -1,11 +1,14 @@
 // What the commands ask of the server; see fs/control.h.
 
 #include <fuse_lowlevel.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "fs/control.h"
 #include "fs/operations.h"
@@ -21,6 +24,19 @@ void require_administrator(fuse_req_t request) {
   if (caller != 0 && caller != ::geteuid()) throw Error(EPERM, "ioctl");
 }
 
+/// An ioctl arrives without the flags that its file was opened with.
+void require_write_permission(fuse_req_t request, const struct stat& status) {
+  const fuse_ctx& caller = *fuse_req_ctx(request);
+  if (caller.uid == 0) return;
+  std::vector<gid_t> groups(1024);
+  const int count = fuse_req_getgroups(request, static_cast<int>(groups.size()), groups.data());
+  groups.resize(static_cast<size_t>(std::clamp<int>(count, 0, static_cast<int>(groups.size()))));
+  groups.push_back(caller.gid);
+  const bool in_group = std::find(groups.begin(), groups.end(), status.st_gid) != groups.end();
+  const mode_t bit = caller.uid == status.st_uid ? S_IWUSR : in_group ? S_IWGRP : S_IWOTH;
+  if ((status.st_mode & bit) == 0) throw Error(EACCES, "ioctl");
+}
+
 nlohmann::json set_space_limit(Image& image, const nlohmann::json& question) {
   const auto bytes = question.find("bytes");
   if (bytes == question.end() || !(bytes->is_null() || bytes->is_number_unsigned())) {
@@ -30,13 +46,18 @@ nlohmann::json set_space_limit(Image& image, const nlohmann::json& question) {
   return nlohmann::json::object();
 }
 
-nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask) {
+nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
+                               const nlohmann::json& question) {
   FileSystem& fs = file_system(request);
   if (ask == "info") return fs.describe_mount();
   if (ask == "end_waiting") {
     require_administrator(request);
     fs.parking().end_all();
     return nlohmann::json::object();
+  }
+  if (ask == "check" || ask == "check_progress") {
+    require_administrator(request);
+    return ask == "check" ? fs.check_job().start(question) : fs.check_job().progress(question);
   }
   throw Error(EINVAL, "ioctl");
 }
@@ -47,6 +68,11 @@ nlohmann::json answer_on_image(fuse_req_t request, Image& image, const std::stri
   if (ask == "set_space_limit") {
     require_administrator(request);
     return set_space_limit(image, question);
+  }
+  if (ask == "clear_failure") {
+    require_write_permission(request, file_system(request).status(image));
+    image.clear_failure(true);
+    return nlohmann::json::object();
   }
   throw Error(EINVAL, "ioctl");
 }
@@ -66,7 +92,7 @@ void control(fuse_req_t request, fuse_ino_t inode, unsigned command, void* /*arg
     if (ask == question.end() || !ask->is_string()) throw Error(EINVAL, "ioctl");
     const auto what = ask->get<std::string>();
     pack(inode == kRootInode
-             ? answer_on_mount(request, what)
+             ? answer_on_mount(request, what, question)
              : answer_on_image(request, *file_system(request).image(inode), what, question),
          message);
     fuse_reply_ioctl(request, 0, &message, sizeof(message));

@@ -129,6 +129,7 @@ void Store::check_images_in_use(CheckReport& report) {
                           " is missing, and what was written with it",
                   .remedy = "put the CoW file back from a copy"});
     };
+    const bool was_open = entry.image->in_use_or_open();
     try {
       const Image::Use image = entry.image->use();
       // What a failed image has in memory is not what it has on disk, and it was told of already.
@@ -147,6 +148,8 @@ void Store::check_images_in_use(CheckReport& report) {
       if (!entry.image->unlinked()) missing();  // else it was removed and freed meanwhile
     }
     findings.finish();
+    // There may be more images than descriptors.
+    if (!was_open) entry.image->retire_if_idle();
   }
 }
 
