@@ -18,6 +18,7 @@ struct Command {
   const char* summary;  ///< for `cowfs --help`
   /// Throws Error, or UsageError where the command line makes no sense; nothing was done then.
   int (*run)(const Arguments& arguments);
+  int usage_status = kUsage;  ///< after an UsageError
 };
 
 /// A command line that cannot be understood: exit status 2.
@@ -39,5 +40,6 @@ int run_rm(const Arguments& arguments);
 int run_mv(const Arguments& arguments);
 int run_resize(const Arguments& arguments);
 int run_limit(const Arguments& arguments);
+int run_check(const Arguments& arguments);
 
 }  // namespace cowfs

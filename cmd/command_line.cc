@@ -26,8 +26,7 @@ class HelpFormatter : public CLI::Formatter {
     return make_usage(app, name) + "\n" + make_description(app) +
            CLI::Formatter::make_positionals(app) + CLI::Formatter::make_groups(app, mode) +
            fmt::format("\nExamples:\n{}\nExit status:\n{}\nThe manual page is cowfs-{}({}).\n",
-                       texts_.examples, texts_.exit_status, texts_.command,
-                       std::string_view(texts_.command) == "mount" ? 8 : 1);
+                       texts_.examples, texts_.exit_status, texts_.command, texts_.section);
   }
   std::string make_option_opts(const CLI::Option* option) const override {
     return option->get_positional() || option->get_type_name().empty()

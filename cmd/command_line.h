@@ -15,6 +15,7 @@ struct HelpTexts {
   const char* what;      ///< what it does, in a paragraph
   const char* examples;  ///< lines, each indented by two spaces
   const char* exit_status = "  0 done, 1 failed, 2 the command line makes no sense\n";
+  int section = 1;  ///< of the manual
 };
 
 /// A command's parser: CLI11's, with --help in the same form for all commands.

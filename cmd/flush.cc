@@ -5,46 +5,13 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
-#include <cstdio>
 
+#include "cmd/progress.h"
 #include "cmd/target.h"
 #include "store/error.h"
 #include "store/file.h"
 
 namespace cowfs {
-namespace {
-
-/// A line on standard error that is written over; nothing where that is no terminal, and nothing
-/// in the first second.
-class Progress {
- public:
-  explicit Progress(size_t total) : total_(total) {}
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-  ~Progress() {
-    if (shown_) std::fputs("\r\x1b[K", stderr);
-  }
-
-  void at(size_t done) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!terminal_ || now - last_ < (shown_ ? kPause : kPatience)) return;
-    last_ = now;
-    shown_ = true;
-    fmt::print(stderr, "\rflushing: {} of {} images", done, total_);
-    std::fflush(stderr);
-  }
-
- private:
-  static constexpr std::chrono::milliseconds kPatience{1000};
-  static constexpr std::chrono::milliseconds kPause{100};
-  const size_t total_;
-  const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-  bool shown_ = false;
-};
-
-}  // namespace
 
 void require_none_waits(const MountEntry& mount, const nlohmann::json& facts) {
   const auto parked = facts.at("parked").get<uint64_t>();
@@ -61,9 +28,9 @@ void require_none_waits(const MountEntry& mount, const nlohmann::json& facts) {
 std::vector<std::string> flush_images(const MountEntry& mount) {
   const std::vector<std::string> names = image_names(mount);
   std::vector<std::string> failures;
-  Progress progress(names.size());
+  Progress progress;
   for (size_t i = 0; i < names.size(); ++i) {
-    progress.at(i);
+    progress.show(fmt::format("flushing: {} of {} images", i, names.size()));
     int code = 0;
     try {
       const File image(mount.point + "/" + names[i], O_RDONLY | O_NOFOLLOW);

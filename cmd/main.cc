@@ -27,6 +27,8 @@ constexpr std::array kCommands{
     Command{"mv", "rename an image", run_mv},
     Command{"resize", "change the size of an image", run_resize},
     Command{"limit", "bound the space that an image takes of its own", run_limit},
+    // Its 2 is damage.
+    Command{"check", "verify a store, and repair what can be repaired", run_check, kFailed},
 };
 
 void print_help() {
@@ -64,7 +66,7 @@ int run(const Arguments& arguments) {
   } catch (const UsageError& error) {
     print_message(command->name,
                   fmt::format("{}; see `cowfs {} --help`", error.what(), command->name));
-    return kUsage;
+    return command->usage_status;
   } catch (const std::exception& error) {  // Error, or what the library throws
     print_message(command->name, error.what());
     return kFailed;

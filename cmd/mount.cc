@@ -32,7 +32,8 @@ constexpr HelpTexts kHelp{
     .examples =
         "  cowfs mount /srv/base.img /mnt/vms\n"
         "  cowfs mount --store /srv/golden.cowfs --chunk-size 64K /dev/vg/golden /mnt/vms\n"
-        "  cowfs mount -o ro,uid=1000 --foreground /srv/base.img /mnt/vms\n"};
+        "  cowfs mount -o ro,uid=1000 --foreground /srv/base.img /mnt/vms\n",
+    .section = 8};
 
 struct Line {
   std::string base;

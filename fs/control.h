@@ -18,6 +18,9 @@ namespace cowfs {
 ///   end_waiting      on the directory: ends with an error what waits for space, and lets nothing
 ///                    wait any more
 ///   set_space_limit  on an image: "bytes": a number or null
+///   check, check_progress
+///                    on the directory: see fs/check_job.h
+///   clear_failure    on an image that nobody else has open: it takes writes again
 ///
 /// Of an image it is asked on the directory, with "image": NAME. On the image's own file it can be
 /// asked too, but under the writeback cache the close(2) that follows waits for the kernel to write

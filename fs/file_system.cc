@@ -33,7 +33,8 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
                       .mount = config.mount_point,
                       .marks = config.watermarks,
                       .command = config.on_watermark},
-                     *config.log) {}
+                     *config.log),
+      check_job_(store, config.log) {}
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "fs/check_job.h"
 #include "fs/control.h"
 #include "fs/deferred.h"
 #include "fs/inodes.h"
@@ -30,6 +31,7 @@ class FileSystem {
   [[nodiscard]] OpenCounts& open_counts() { return open_counts_; }
   [[nodiscard]] Deferred& deferred() { return deferred_; }
   [[nodiscard]] Parking& parking() { return parking_; }
+  [[nodiscard]] CheckJob& check_job() { return check_job_; }
   /// Whether what finds no space waits for some.
   [[nodiscard]] bool waits_for_space() const { return config_.full == FullMode::wait; }
 
@@ -76,6 +78,7 @@ class FileSystem {
   Deferred deferred_;  // its threads use what is above
   Parking parking_;    // likewise
   SpaceMonitor space_monitor_;
+  CheckJob check_job_;
 };
 
 /// Nanoseconds since the epoch.

@@ -1,11 +1,14 @@
 // What the commands ask of the server; see fs/control.h.
 
 #include <fuse_lowlevel.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "fs/control.h"
 #include "fs/operations.h"
@@ -19,6 +22,19 @@ namespace {
 void require_administrator(fuse_req_t request) {
   const uid_t caller = fuse_req_ctx(request)->uid;
   if (caller != 0 && caller != ::geteuid()) throw Error(EPERM, "ioctl");
+}
+
+/// An ioctl arrives without the flags that its file was opened with.
+void require_write_permission(fuse_req_t request, const struct stat& status) {
+  const fuse_ctx& caller = *fuse_req_ctx(request);
+  if (caller.uid == 0) return;
+  std::vector<gid_t> groups(1024);
+  const int count = fuse_req_getgroups(request, static_cast<int>(groups.size()), groups.data());
+  groups.resize(static_cast<size_t>(std::clamp<int>(count, 0, static_cast<int>(groups.size()))));
+  groups.push_back(caller.gid);
+  const bool in_group = std::find(groups.begin(), groups.end(), status.st_gid) != groups.end();
+  const mode_t bit = caller.uid == status.st_uid ? S_IWUSR : in_group ? S_IWGRP : S_IWOTH;
+  if ((status.st_mode & bit) == 0) throw Error(EACCES, "ioctl");
 }
 
 nlohmann::json set_space_limit(Image& image, const nlohmann::json& question) {
@@ -37,6 +53,11 @@ nlohmann::json answer_on_image(fuse_req_t request, Image& image, const std::stri
     require_administrator(request);
     return set_space_limit(image, question);
   }
+  if (ask == "clear_failure") {
+    require_write_permission(request, file_system(request).status(image));
+    image.clear_failure(true);
+    return nlohmann::json::object();
+  }
   throw Error(EINVAL, "ioctl");
 }
 
@@ -52,6 +73,10 @@ nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
     require_administrator(request);
     fs.parking().end_all();
     return nlohmann::json::object();
+  }
+  if (ask == "check" || ask == "check_progress") {
+    require_administrator(request);
+    return ask == "check" ? fs.check_job().start(question) : fs.check_job().progress(question);
   }
   throw Error(EINVAL, "ioctl");
 }

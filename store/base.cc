@@ -47,6 +47,34 @@ int64_t nanoseconds(const timespec& time) {
   return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
 }
 
+/// XXH3-128 of pieces of a base, one after the other.
+class Hash {
+ public:
+  explicit Hash(const Base& base) : base_(base), state_(XXH3_createState(), &XXH3_freeState) {
+    if (state_ == nullptr) throw Error(ENOMEM, "hash of " + base.path());
+    XXH3_128bits_reset(state_.get());
+  }
+
+  /// A MiB at most.
+  void add(uint64_t offset, uint64_t length) {
+    const std::span piece(buffer_.data(), static_cast<size_t>(length));
+    base_.read(piece, offset);
+    XXH3_128bits_update(state_.get(), piece.data(), piece.size());
+  }
+
+  [[nodiscard]] std::vector<std::byte> digest() const {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
+    const auto* bytes = reinterpret_cast<const std::byte*>(canonical.digest);
+    return {bytes, bytes + sizeof(canonical.digest)};
+  }
+
+ private:
+  const Base& base_;
+  std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state_;
+  std::vector<std::byte> buffer_ = std::vector<std::byte>(kEnds);
+};
+
 }  // namespace
 
 Base::Base(const std::string& path, const FaultHook* hook)
@@ -79,28 +107,27 @@ BaseRow Base::identity() const {
 }
 
 std::vector<std::byte> Base::fingerprint() const {
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  if (state == nullptr) throw Error(ENOMEM, "fingerprint of " + path());
-  XXH3_128bits_reset(state.get());
-  std::vector<std::byte> buffer(kEnds);
-  const auto add = [&](uint64_t offset, uint64_t length) {
-    const std::span piece(buffer.data(), static_cast<size_t>(length));
-    read(piece, offset);
-    XXH3_128bits_update(state.get(), piece.data(), piece.size());
-  };
+  Hash hash(*this);
   if (size_ <= 2 * kEnds + kPieces * kPiece) {
-    for (uint64_t at = 0; at < size_; at += kEnds) add(at, std::min(kEnds, size_ - at));
+    for (uint64_t at = 0; at < size_; at += kEnds) hash.add(at, std::min(kEnds, size_ - at));
   } else {
-    add(0, kEnds);
+    hash.add(0, kEnds);
     const uint64_t gap = (size_ - 2 * kEnds - kPiece) / (kPieces - 1);
-    for (uint64_t i = 0; i < kPieces; ++i) add(kEnds + i * gap, kPiece);
-    add(size_ - kEnds, kEnds);
+    for (uint64_t i = 0; i < kPieces; ++i) hash.add(kEnds + i * gap, kPiece);
+    hash.add(size_ - kEnds, kEnds);
   }
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state.get()));
-  const auto* bytes = reinterpret_cast<const std::byte*>(canonical.digest);
-  return {bytes, bytes + sizeof(canonical.digest)};
+  return hash.digest();
+}
+
+std::vector<std::byte> Base::checksum(const std::function<void(uint64_t done)>& advance) const {
+  Hash hash(*this);
+  for (uint64_t at = 0; at < size_;) {
+    const uint64_t length = std::min(kEnds, size_ - at);
+    hash.add(at, length);
+    at += length;
+    advance(at);
+  }
+  return hash.digest();
 }
 
 BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_changed) {
@@ -146,7 +173,9 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
   const std::string compare =
       recorded.checksum.empty()
           ? "A full comparison is not possible, since no checksum of the whole base was recorded; "
-          : "A full comparison with the recorded checksum tells; or, ";
+          : "A full comparison with the recorded checksum tells: `cowfs check --base` on the "
+            "store; "
+            "or, ";
   return {BaseVerdict::Kind::refused,
           "was modified since the store was made: the modification time is another, and the "
           "fingerprint, which sees only samples, is the same. " +

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,6 +37,10 @@ class Base {
   /// XXH3-128 over the first and the last MiB and 256 evenly spread pieces of 64 KiB between; over
   /// everything where that is not more. Takes time that does not depend on the size.
   [[nodiscard]] std::vector<std::byte> fingerprint() const;
+
+  /// XXH3-128 over everything. Calls `advance` with the bytes done so far, which may throw.
+  [[nodiscard]] std::vector<std::byte> checksum(
+      const std::function<void(uint64_t done)>& advance) const;
 
  private:
   File file_;

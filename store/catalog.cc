@@ -42,12 +42,6 @@ bool is_name(const std::string& text) {
   }
 }
 
-/// Two set bits for one chunk are no state.
-bool valid(const MapBits& bits) {
-  return std::all_of(bits.begin(), bits.end(),
-                     [](uint64_t word) { return (word & (word >> 1) & 0x5555555555555555) == 0; });
-}
-
 void bind_base(Statement& statement, const BaseRow& base) {
   statement.bind(1, base.path)
       .bind(2, to_sql(base.device))

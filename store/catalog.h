@@ -62,8 +62,9 @@ struct ImageRow {
   std::optional<uint64_t> space_limit = std::nullopt;  ///< bytes of its own that it may take
 };
 
-/// The store's SQLite database in terms of the product: all SQL on the tables is here. Thread-safe:
-/// reads lock it for the call, changes for the life of a Change.
+/// The store's SQLite database in terms of the product: all SQL on the tables is here, but for what
+/// check_catalog asks of one that nobody trusts. Thread-safe: reads lock it for the call, changes
+/// for the life of a Change.
 class Catalog {
  public:
   /// Whether there is a catalog; one whose making was cut short does not count. EINVAL if the file

@@ -32,6 +32,11 @@ std::optional<uint64_t> last_present(const MapBits& bits) {
   return std::nullopt;
 }
 
+bool valid(const MapBits& bits) {
+  return std::all_of(bits.begin(), bits.end(),
+                     [](uint64_t word) { return (word & (word >> 1) & kLowBits) == 0; });
+}
+
 bool keep_below(PageCopy& copy, uint64_t end) {
   const uint64_t first = copy.page * kChunksPerPage;
   uint64_t keep = end > first ? end - first : 0;

@@ -21,6 +21,9 @@ enum class ChunkState : uint8_t {
   zero = 2,     ///< reads as zeros, hides the parent, takes no space
 };
 
+/// Whether every chunk of the page is in a state that there is.
+bool valid(const MapBits& bits);
+
 /// A page as it was when it was copied: what a commit writes.
 struct PageCopy {
   uint64_t page;

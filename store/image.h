@@ -90,6 +90,8 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] uint64_t size() const { return size_.load(std::memory_order_acquire); }
   [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
   [[nodiscard]] std::string cow_path() const { return layer_->cow_path(); }
+  /// In use: whether something was written to its CoW file, or room made in it.
+  [[nodiscard]] bool has_file() const { return layer_->space_end() > 0; }
   /// Whether some of the base may show through.
   [[nodiscard]] bool shows_base() const { return layer_->parent_limit() > 0; }
   [[nodiscard]] Attributes attributes();
@@ -163,6 +165,14 @@ class Image : public std::enable_shared_from_this<Image> {
   /// Kept in memory, and committed with what comes next or by flush_all.
   void set_times(std::optional<int64_t> atime_ns, std::optional<int64_t> mtime_ns,
                  std::optional<int64_t> ctime_ns);
+
+  // ---- check -----------------------------------------------------------------------------------
+
+  /// Looks through the CoW space while everything goes on: calls `receive` with what is wrong with
+  /// it at any time, and with whether it was repaired (leaks only, if `repair`). `advance` is told
+  /// the bytes looked through since its last call and may throw.
+  void check(bool repair, const std::function<void(const Flaw&, bool repaired)>& receive,
+             const std::function<void(uint64_t)>& advance);
 
   /// The state of I8: a sync or commit failed. What the catalog lacks is forgotten then, and writes
   /// and flushes throw EIO; it is recorded in the catalog, and ends by clear_failure.

@@ -20,6 +20,17 @@ struct Run {
   uint64_t file_offset;  ///< its place there
 };
 
+/// A run of bytes of a layer whose map and CoW space do not agree.
+struct Flaw {
+  enum class Kind {
+    lost,    ///< the map says present, and there is no data: a hole, or the space's end
+    leaked,  ///< space is taken by what the map does not say present
+  };
+  Kind kind;
+  uint64_t offset;
+  uint64_t length;
+};
+
 /// A delta over a parent: where each chunk is, and how a change of that becomes durable. This is
 /// the seam under which allocation policies differ; above it nothing knows of them. A policy
 /// decides places; locking of chunks, copy-up and data I/O are the caller's (see image.h).
@@ -106,6 +117,13 @@ class Layer {
   /// Ranges that `changes` freed: for each, `reclaim` is due after the commit.
   [[nodiscard]] virtual const std::vector<std::pair<uint64_t, uint64_t>>& freed(
       const Changes& changes) const = 0;
+
+  /// The first flaw in [offset, offset + length), whole as far as it lies in there. What a commit
+  /// under way will give back is none. It may be one for a moment only, of chunks whose state
+  /// changes meanwhile, unless the caller holds their lock.
+  [[nodiscard]] virtual std::optional<Flaw> next_flaw(uint64_t offset, uint64_t length) = 0;
+  /// Behind which offset the CoW space holds nothing.
+  [[nodiscard]] virtual uint64_t space_end() const = 0;
 
   /// Bytes of space that are this layer's own.
   [[nodiscard]] virtual uint64_t own_bytes() const = 0;

@@ -20,6 +20,7 @@ struct LayerContext {
   MapArena& arena;
   Catalog& catalog;
   const FaultHook* hook;
+  bool read_only = false;  ///< only to be looked at
 };
 
 /// An allocation policy: where a written chunk lives. A new one is a file pair that implements

@@ -9,8 +9,13 @@
 // The file's length is not kept in step with the image's size.
 //
 // Freed space goes from freed_ (the map says so) to freeing_ (a commit is on its way that says so)
-// to the caller, who reclaims it. By then a chunk may have been written and freed again, and the
-// catalog may say that it is present: what is in freed_ or freeing_ is never punched (I12).
+// to freed_for_good_ (the catalog says so), and the caller reclaims it. By then a chunk may have
+// been written and freed again, and the catalog may say that it is present: what is in freed_ or
+// freeing_ is never punched (I12). What is in none of the three, not present, and holds data, is a
+// leak.
+//
+// Reserved space (fallocate) reads as a hole, as does what lseek(2) finds unwritten: it is neither
+// a leak nor data.
 
 #include "store/policy_sparse.h"
 
@@ -58,12 +63,14 @@ class SparseLayer final : public Layer {
         hook_(context.hook),
         id_(row.id),
         directory_(context.directory),
+        read_only_(context.read_only),
         has_file_(row.has_file),
         data_dirty_(row.has_file) {}
 
   void activate() override {
     if (has_file_) {
-      owned_file_ = std::make_unique<File>(cow_path(), O_RDWR | O_NOFOLLOW, 0, hook_);
+      const int access = read_only_ ? O_RDONLY : O_RDWR;
+      owned_file_ = std::make_unique<File>(cow_path(), access | O_NOFOLLOW, 0, hook_);
       file_ = owned_file_.get();
     }
     map_ = std::make_unique<ChunkMap>(
@@ -172,7 +179,10 @@ class SparseLayer final : public Layer {
       changes->pages.push_back(kept);
     }
     changes->remove_pages_from = (first_gone + kChunksPerPage - 1) / kChunksPerPage;
-    changes->freed.emplace_back(chunk_.up(size), kMaxImageSize - chunk_.up(size));
+    const uint64_t cut = kMaxImageSize - chunk_.up(size);
+    changes->freed.emplace_back(chunk_.up(size), cut);
+    const std::lock_guard lock(mutex_);
+    freeing_.add(chunk_.up(size), cut);
     return changes;
   }
 
@@ -207,6 +217,7 @@ class SparseLayer final : public Layer {
   void committed() override {
     if (std::exchange(naming_file_, false)) has_file_ = true;
     const std::lock_guard lock(mutex_);
+    for (const auto& [offset, length] : freeing_.ranges()) freed_for_good_.add(offset, length);
     freeing_.clear();
   }
 
@@ -237,6 +248,11 @@ class SparseLayer final : public Layer {
   void cut(uint64_t size) override { map_->clear_from(chunk_.chunk_of(chunk_.up(size))); }
 
   void reclaim(uint64_t offset, uint64_t length) override {
+    {
+      // Also if it fails: it is a leak then.
+      const std::lock_guard lock(mutex_);
+      freed_for_good_.remove(offset, length);
+    }
     const File* file = file_;
     if (file == nullptr) return;
     const uint64_t end = std::min(offset + length, chunk_.up(file->size()));
@@ -253,6 +269,24 @@ class SparseLayer final : public Layer {
   }
 
   const FreedRanges& freed(const Changes& changes) const override { return sparse(changes).freed; }
+
+  std::optional<Flaw> next_flaw(uint64_t offset, uint64_t length) override {
+    const uint64_t end = offset + length;
+    std::optional<Flaw> flaw;
+    while (offset < end) {
+      const auto [kind, run] = judge(offset, end - offset);
+      if (flaw && flaw->kind != kind) break;
+      if (kind && !flaw) flaw = Flaw{*kind, offset, 0};
+      if (flaw) flaw->length += run;
+      offset += run;
+    }
+    return flaw;
+  }
+
+  uint64_t space_end() const override {
+    const File* file = file_;
+    return file == nullptr ? 0 : file->size();
+  }
 
   uint64_t own_bytes() const override {
     struct stat status {};
@@ -281,6 +315,37 @@ class SparseLayer final : public Layer {
   /// Made, by a write or a reservation, and to be named by the next commit.
   bool has_unnamed_file() const { return !has_file_ && file_ != nullptr; }
 
+  /// What is wrong at `offset`, and for how many bytes on, at most `length` > 0, the answer is the
+  /// same.
+  std::pair<std::optional<Flaw::Kind>, uint64_t> judge(uint64_t offset, uint64_t length) {
+    const uint64_t chunk = chunk_.chunk_of(offset);
+    const auto [state, count] = map_->run(chunk, chunk_.chunk_of(offset + length - 1) - chunk + 1);
+    const uint64_t run = std::min(length, chunk_.offset_of(chunk + count) - offset);
+    const File* file = file_;
+    const std::optional<uint64_t> data = file == nullptr ? std::nullopt : file->next_data(offset);
+    const bool present = state == ChunkState::present;
+    if (!data || *data > offset) {
+      const uint64_t hole = std::min(run, data.value_or(UINT64_MAX) - offset);
+      return {present ? std::optional(Flaw::Kind::lost) : std::nullopt, hole};
+    }
+    const uint64_t hole = file->next_hole(offset);
+    // Punched since: nothing is wrong with a chunk that changes just now.
+    if (hole <= offset) return {std::nullopt, std::min(run, chunk_.up(offset + 1) - offset)};
+    const uint64_t filled = std::min(run, hole - offset);
+    if (present) return {std::nullopt, filled};
+    const auto [freed, freed_run] = freed_anywhere(offset, filled);
+    return {freed ? std::nullopt : std::optional(Flaw::Kind::leaked), freed_run};
+  }
+
+  /// Whether a commit that is due or under way will give the byte at `offset` back, and for how
+  /// many bytes on the answer is the same.
+  std::pair<bool, uint64_t> freed_anywhere(uint64_t offset, uint64_t length) {
+    const auto [uncommitted, run] = uncommitted_run(offset, length);
+    const std::lock_guard lock(mutex_);
+    const auto [committed, both] = freed_for_good_.run(offset, run);
+    return {uncommitted || committed, both};
+  }
+
   /// Whether the chunk at `offset` was freed by what is not committed yet, and how many bytes on
   /// the answer is the same.
   std::pair<bool, uint64_t> uncommitted_run(uint64_t offset, uint64_t length) {
@@ -306,6 +371,7 @@ class SparseLayer final : public Layer {
   const FaultHook* hook_;
   const uint64_t id_;
   const std::string directory_;
+  const bool read_only_;
 
   // Of the committing thread:
   std::atomic<bool> has_file_;    // the catalog's row says so; changed by who commits
@@ -319,8 +385,9 @@ class SparseLayer final : public Layer {
   std::atomic<bool> data_dirty_;
   std::mutex mutex_;  // guards what follows
   std::unique_ptr<File> owned_file_;
-  RangeSet freed_;    // since the last prepare
-  RangeSet freeing_;  // by the prepare whose commit is under way
+  RangeSet freed_;           // since the last prepare
+  RangeSet freeing_;         // by the prepare whose commit is under way
+  RangeSet freed_for_good_;  // and not reclaimed yet
 };
 
 }  // namespace

@@ -20,6 +20,20 @@ void RangeSet::add(uint64_t offset, uint64_t length) {
   ends_.emplace_hint(next, offset, end);
 }
 
+void RangeSet::remove(uint64_t offset, uint64_t length) {
+  if (length == 0) return;
+  const uint64_t end = offset + length;
+  auto at = ends_.upper_bound(offset);
+  if (at != ends_.begin() && std::prev(at)->second > offset) --at;
+  while (at != ends_.end() && at->first < end) {
+    const auto [start, stop] = *at;
+    at = ends_.erase(at);
+    if (start < offset) ends_.emplace_hint(at, start, offset);
+    if (stop > end) at = ends_.emplace_hint(at, end, stop);
+    if (stop > end) break;
+  }
+}
+
 std::pair<bool, uint64_t> RangeSet::run(uint64_t offset, uint64_t limit) const {
   const auto next = ends_.upper_bound(offset);
   if (next != ends_.begin() && std::prev(next)->second > offset) {

@@ -12,6 +12,8 @@ class RangeSet {
  public:
   /// Adds [offset, offset + length).
   void add(uint64_t offset, uint64_t length);
+  /// Takes [offset, offset + length) out.
+  void remove(uint64_t offset, uint64_t length);
   void clear() { ends_.clear(); }
 
   [[nodiscard]] bool empty() const { return ends_.empty(); }

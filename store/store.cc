@@ -6,12 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <filesystem>
 #include <random>
 #include <set>
 
 #include "store/error.h"
+#include "store/layout.h"
 
 namespace cowfs {
 namespace {
@@ -36,21 +36,6 @@ std::string random_uuid() {
   return text;
 }
 
-std::string catalog_path(const std::string& directory) { return directory + "/catalog.db"; }
-std::string layers_path(const std::string& directory) { return directory + "/layers"; }
-
-/// The number in `<id>.cow`.
-std::optional<uint64_t> layer_of_file(const std::string& name) {
-  if (!name.ends_with(".cow")) return std::nullopt;
-  uint64_t id = 0;
-  const char* end = name.data() + name.size() - 4;
-  const auto [stop, error] = std::from_chars(name.data(), end, id);
-  if (error != std::errc() || stop != end || std::to_string(id) + ".cow" != name) {
-    return std::nullopt;
-  }
-  return id;
-}
-
 /// Network file systems are refused (I9); so is what cannot be written to.
 void require_usable_host(const std::string& path, const std::string& directory) {
   const HostFileSystem host = host_file_system(path);
@@ -72,24 +57,6 @@ bool is_there(const std::string& path) {
   const bool there = fs::exists(path, error);
   if (error) throw Error(error.value(), path);
   return there;
-}
-
-/// The layers that have a CoW file in the store.
-std::set<uint64_t> layers_on_disk(const std::string& directory) {
-  std::set<uint64_t> ids;
-  std::error_code error;
-  for (fs::directory_iterator entry(layers_path(directory), error), end; !error && entry != end;
-       entry.increment(error)) {
-    const std::optional<uint64_t> id = layer_of_file(entry->path().filename());
-    if (!id) continue;
-    if (entry->symlink_status(error).type() != fs::file_type::regular) {
-      throw Error::with_message(EUCLEAN, "store " + directory + ": damaged: " +
-                                             entry->path().string() + " is no regular file");
-    }
-    ids.insert(*id);
-  }
-  if (error) throw Error(error.value(), "read " + layers_path(directory));
-  return ids;
 }
 
 /// A store that has lost its catalog, or has an empty one, is not to be made anew: its CoW files

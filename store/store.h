@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -14,6 +15,7 @@
 
 #include "store/base.h"
 #include "store/catalog.h"
+#include "store/check.h"
 #include "store/committer.h"
 #include "store/file.h"
 #include "store/host_fs.h"
@@ -24,6 +26,8 @@
 #include "store/store_lock.h"
 
 namespace cowfs {
+
+class CheckReport;
 
 /// What a store was made with, and what becomes of it.
 struct StoreFacts {
@@ -116,6 +120,15 @@ class Store {
   /// ENOENT, EEXIST, EINVAL.
   void rename(std::string_view from, std::string_view to, Rename how);
 
+  // ---- check -----------------------------------------------------------------------------------
+
+  /// Verifies the store while it is in use, as check_store does one at rest; see there. Repairs
+  /// leaks only. One at a time.
+  CheckResult check(const CheckOptions& options);
+  /// See store/check_base.h.
+  void record_base(const CheckOptions& options);
+  bool compare_base(const CheckOptions& options);
+
   /// Bytes of private space of all images.
   [[nodiscard]] uint64_t own_bytes();
 
@@ -135,6 +148,11 @@ class Store {
   void forget(Image& image);
   bool has_name(const Image& image);
   void remove_files(Image& image);
+
+  // store_check.cc
+  std::optional<std::set<uint64_t>> check_rows_in_use(CheckReport& report);
+  void check_files_in_use(std::set<uint64_t> known, CheckReport& report);
+  void check_images_in_use(CheckReport& report);
 
   Options options_;
   std::optional<StoreLock> lock_;

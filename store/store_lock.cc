@@ -82,7 +82,8 @@ std::optional<Holder> StoreLock::holder(const std::string& directory) {
 
 StoreLook::StoreLook(const std::string& directory) {
   if (::access(lock_path(directory).c_str(), F_OK) != 0) return;
-  file_.emplace(lock_path(directory), O_RDONLY | O_NOFOLLOW);
+  // What a stranger calls lock may be a pipe, which is not to be waited for (I10).
+  file_.emplace(lock_path(directory), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   if (!file_->try_lock()) holder_ = read_holder(*file_);
 }
 

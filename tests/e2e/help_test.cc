@@ -20,10 +20,11 @@ namespace cowfs::e2e {
 namespace {
 
 const std::vector<std::string> kCommands{"mount", "umount", "sync", "create", "ls",
-                                         "info",  "rm",     "mv",   "resize"};
+                                         "info",  "rm",     "mv",   "resize", "check"};
 
 Path ManPage(const std::string& command) {
-  return Path(COWFS_MAN_DIRECTORY) / ("cowfs-" + command + (command == "mount" ? ".8" : ".1"));
+  const bool for_root = command == "mount" || command == "check";
+  return Path(COWFS_MAN_DIRECTORY) / ("cowfs-" + command + (for_root ? ".8" : ".1"));
 }
 
 // The page as people read it: macros and font changes taken out, "\-" a "-".
@@ -125,6 +126,11 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "images",   "own_bytes",  "free_bytes", "total_bytes",
                                   "cache",    "read_only",  "server_pid", "version",
                                   "cow_file", "users",      "mounted_on"}
+      : GetParam() == "check"
+          ? std::set<std::string>{"store", "mount",        "state",    "images",    "damage",
+                                  "leaks", "leaked_bytes", "repaired", "findings",  "severity",
+                                  "kind",  "image",        "layer",    "offset",    "length",
+                                  "bytes", "what",         "remedy",   "repairable"}
           : std::set<std::string>{};
   if (keys.empty()) {
     return;

@@ -33,6 +33,22 @@ TEST(RangeSet, RunTellsInsideFromOutside) {
   EXPECT_EQ(set.run(10, 2), std::pair(true, uint64_t{2}));
 }
 
+TEST(RangeSet, RemovingCutsRangesAndSplitsThem) {
+  RangeSet set;
+  set.add(10, 10);
+  set.add(30, 10);
+  set.remove(0, 10);
+  set.remove(20, 10);
+  set.remove(12, 0);
+  EXPECT_EQ(set.ranges(), (Ranges{{10, 10}, {30, 10}}));
+  set.remove(12, 2);
+  EXPECT_EQ(set.ranges(), (Ranges{{10, 2}, {14, 6}, {30, 10}}));
+  set.remove(18, 15);
+  EXPECT_EQ(set.ranges(), (Ranges{{10, 2}, {14, 4}, {33, 7}}));
+  set.remove(0, 100);
+  EXPECT_TRUE(set.empty());
+}
+
 TEST(RangeSet, AddingNothingAddsNothing) {
   RangeSet set;
   set.add(10, 0);

@@ -1,0 +1,421 @@
+// A check of a store at rest
+//
+// The catalog is read from a copy in a temporary directory: SQLite, which would take in the log
+// that a server left behind when it died, makes files beside what it opens and changes them when it
+// closes it. So the store stays as it is, log included, and may lie on a file system that is
+// mounted read-only. A repair writes to the real catalog, through SQLite, after it has saved it.
+//
+// Order: the catalog as a database, its rows and maps, the files that belong to them, the space in
+// each CoW file, the base. What the catalog cannot be trusted with is not held against the files.
+//
+// A repair changes a byte of no image. It gives back the space of what no image holds, and it mends
+// values that only one value can be right for. The catalog comes first (I12): what it has forgotten
+// durably is then removed or punched. It does not touch what a person may yet save: a CoW file that
+// is newer than the catalog, or one of which the catalog says nothing but that it has data.
+
+#include "store/check.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <map>
+#include <string_view>
+
+#include "store/catalog.h"
+#include "store/check_base.h"
+#include "store/check_catalog.h"
+#include "store/check_database.h"
+#include "store/check_report.h"
+#include "store/check_space.h"
+#include "store/error.h"
+#include "store/host_fs.h"
+#include "store/layout.h"
+#include "store/policy.h"
+#include "store/store_lock.h"
+#include "store/temporary_directory.h"
+
+namespace cowfs {
+namespace {
+
+namespace fs = std::filesystem;
+using Severity = Finding::Severity;
+
+std::optional<struct stat> status_of(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) == 0) return status;
+  if (errno == ENOENT) return std::nullopt;
+  throw Error(errno, path);
+}
+
+uint64_t allocated(const struct stat& status) {
+  return static_cast<uint64_t>(status.st_blocks) * 512;
+}
+
+/// Holes as holes: a stranger's file may be mostly hole.
+void copy_file(const std::string& from, const std::string& to) {
+  const File source(from, O_RDONLY | O_NOFOLLOW);
+  const File target(to, O_RDWR | O_CREAT | O_EXCL, 0600);
+  const Space space = space_at(to);
+  if (allocated(source.status()) > space.available) {
+    throw Error::with_message(ENOSPC, "copy of " + from + ": there is not enough space in " +
+                                          fs::path(to).parent_path().string() +
+                                          "; name another directory with TMPDIR");
+  }
+  std::vector<std::byte> buffer(1 << 20);
+  for (std::optional<uint64_t> at = source.next_data(0); at; at = source.next_data(*at)) {
+    const uint64_t end = source.next_hole(*at);
+    if (end <= *at) break;
+    while (*at < end) {
+      const std::span piece(buffer.data(), std::min<size_t>(buffer.size(), end - *at));
+      source.read_exactly(piece, *at);
+      target.write(piece, *at);
+      *at += piece.size();
+    }
+  }
+  target.truncate(source.size());
+}
+
+/// Whether an error in the catalog is the catalog's fault, rather than ours or the machine's.
+bool is_damage(const Error& error) {
+  constexpr std::array kDamage{EUCLEAN, EINVAL, EIO, EEXIST};
+  return std::find(kDamage.begin(), kDamage.end(), error.code()) != kDamage.end();
+}
+
+class StoreCheck {
+ public:
+  StoreCheck(const std::string& directory, const CheckOptions& options)
+      : directory_(directory), options_(options), report_(options) {}
+
+  CheckResult run() {
+    require_store();
+    lock();
+    std::optional<CheckedCatalog> catalog;
+    try {
+      catalog = check_catalog();
+    } catch (const Error& error) {
+      if (repairing_ || !is_damage(error)) throw;
+      damage("catalog", in_store(error.what()), kCopyBack);
+    }
+    if (catalog) {
+      check_files(*catalog);
+      check_spaces(*catalog);
+      check_base_of(catalog->base);
+    }
+    return report_.result();
+  }
+
+ private:
+  static constexpr const char* kCopyBack = "put catalog.db back from a copy";
+
+  void damage(const std::string& kind, const std::string& what, const std::string& remedy) {
+    report_.add(
+        {.severity = Severity::damage, .kind = kind, .image = "", .what = what, .remedy = remedy});
+  }
+  void note(const std::string& what) {
+    report_.add(
+        {.severity = Severity::note, .kind = "note", .image = "", .what = what, .remedy = ""});
+  }
+
+  void require_store();
+  void lock();
+  std::optional<CheckedCatalog> check_catalog();
+  bool copy_catalog();
+  std::string in_store(std::string text) const;
+  bool repair_catalog(const std::string& sql);
+
+  void check_files(CheckedCatalog& catalog);
+  void check_layer_file(CheckedLayer& layer, const struct stat* status);
+  void check_stray_file(uint64_t id, const struct stat& status, uint64_t last_layer);
+  bool remove(const std::string& path);
+  void check_names();
+
+  void check_spaces(const CheckedCatalog& catalog);
+  void check_base_of(const BaseRow& recorded);
+
+  const std::string directory_;
+  const CheckOptions& options_;
+  CheckReport report_;
+  std::optional<StoreLock> lock_;
+  const TemporaryDirectory scratch_{"cowfs-check"};
+  std::optional<Database> copy_;  // of the catalog
+  std::optional<Database> real_;  // once something is repaired
+  bool repairing_ = false;        // what fails now is not the catalog's fault
+};
+
+// ---- the store as a whole -----------------------------------------------------------------------
+
+void StoreCheck::require_store() {
+  if (!fs::exists(directory_)) {
+    throw Error::with_message(ENOENT, "store " + directory_ + ": there is none");
+  }
+  if (!fs::is_directory(directory_)) {
+    throw Error::with_message(ENOTDIR, "store " + directory_ + ": is not a directory");
+  }
+  const int access = options_.repair ? R_OK | W_OK | X_OK : R_OK | X_OK;
+  if (::access(directory_.c_str(), access) != 0) throw Error(errno, "store " + directory_);
+  if (!status_of(catalog_path(directory_)) && !status_of(layers_path(directory_))) {
+    throw Error::with_message(
+        ENOENT, "store " + directory_ + ": is no store: there is neither catalog.db nor layers");
+  }
+}
+
+/// Where nobody could hold the lock there is none to take: a store without the file, or on a file
+/// system that cannot be written to.
+void StoreCheck::lock() {
+  const std::string path = directory_ + "/lock";
+  if (!options_.repair && (!status_of(path) || ::access(path.c_str(), W_OK) != 0)) {
+    if (const std::optional<Holder> holder = StoreLock::holder(directory_)) {
+      throw Error::with_message(
+          EBUSY, "store " + directory_ + ": in use by process " + std::to_string(holder->pid));
+    }
+    return;
+  }
+  lock_.emplace(directory_, Holder{.pid = ::getpid(), .mount = "", .ending = false});
+}
+
+// ---- the catalog --------------------------------------------------------------------------------
+
+std::optional<CheckedCatalog> StoreCheck::check_catalog() {
+  if (!copy_catalog()) return std::nullopt;
+  const std::string path = catalog_path(scratch_.path());
+  copy_.emplace(path, Database::Mode::read_only);
+  if (is_blank(*copy_)) {
+    const std::string layers = layers_path(directory_);
+    if (fs::exists(layers) && !fs::is_empty(layers)) {
+      damage("catalog", "catalog.db is empty, and there are CoW files", kCopyBack);
+    } else {
+      note("the making of this store was cut short; the next mount makes it anew");
+    }
+    return std::nullopt;
+  }
+  require_schema(*copy_, current_schema());
+  if (!check_database(*copy_, report_)) return std::nullopt;
+  return check_rows(
+      *copy_, false, [this](const std::string& sql) { return repair_catalog(sql); }, report_);
+}
+
+/// False, with a finding, if there is nothing that SQLite could open.
+bool StoreCheck::copy_catalog() {
+  const std::string path = catalog_path(directory_);
+  const std::optional<struct stat> status = status_of(path);
+  if (!status || !S_ISREG(status->st_mode)) {
+    damage("catalog",
+           status ? "catalog.db is no regular file"
+                  : "catalog.db is missing: what the CoW files hold cannot be told without it",
+           kCopyBack);
+    return false;
+  }
+  require_sound_header(path);
+  for (const char* suffix : {"", "-wal", "-journal"}) {
+    const std::optional<struct stat> part = status_of(path + suffix);
+    if (!part) continue;
+    if (!S_ISREG(part->st_mode)) {
+      damage("catalog", "catalog.db" + std::string(suffix) + " is no regular file", kCopyBack);
+      return false;
+    }
+    copy_file(path + suffix, catalog_path(scratch_.path()) + suffix);
+  }
+  return true;
+}
+
+/// Messages of SQLite name the copy.
+std::string StoreCheck::in_store(std::string text) const {
+  const size_t at = text.find(scratch_.path());
+  return at == std::string::npos ? text : text.replace(at, scratch_.path().size(), directory_);
+}
+
+bool StoreCheck::repair_catalog(const std::string& sql) {
+  if (!options_.repair) return false;
+  repairing_ = true;
+  if (!real_) {
+    // While others read it the copy's connection cannot be saved from.
+    Database reader(catalog_path(scratch_.path()), Database::Mode::read_only);
+    note("the catalog as it was is saved as " +
+         save_before_repair(reader, catalog_path(directory_)));
+    real_.emplace(catalog_path(directory_), Database::Mode::read_write);
+  }
+  Transaction transaction(*real_);
+  real_->execute(sql);
+  transaction.commit();
+  repairing_ = false;
+  return true;
+}
+
+// ---- files --------------------------------------------------------------------------------------
+
+void StoreCheck::check_files(CheckedCatalog& catalog) {
+  check_names();
+  const std::string layers = layers_path(directory_);
+  std::map<uint64_t, struct stat> on_disk;
+  std::error_code error;
+  for (fs::directory_iterator entry(layers, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::optional<uint64_t> id = layer_of_file(entry->path().filename());
+    if (!id) {
+      note("layers/" + entry->path().filename().string() +
+           " is none of cowfs's files; it is left alone");
+    } else if (const std::optional<struct stat> status = status_of(entry->path())) {
+      on_disk.emplace(*id, *status);
+    }
+  }
+  if (error && error.value() != ENOENT) throw Error(error.value(), "read " + layers);
+
+  for (auto& [id, layer] : catalog.layers) {
+    const auto found = on_disk.find(id);
+    check_layer_file(layer, found == on_disk.end() ? nullptr : &found->second);
+  }
+  for (const auto& [id, status] : on_disk) {
+    if (!catalog.layers.contains(id)) check_stray_file(id, status, catalog.last_layer);
+  }
+}
+
+void StoreCheck::check_layer_file(CheckedLayer& layer, const struct stat* status) {
+  const std::string name = "layers/" + std::to_string(layer.row.id) + ".cow";
+  const auto found = [&](Severity severity, const char* kind, const std::string& what,
+                         const char* remedy) {
+    return Finding{.severity = severity,
+                   .kind = kind,
+                   .image = layer.image,
+                   .layer = layer.row.id,
+                   .what = what,
+                   .remedy = remedy};
+  };
+  if (status != nullptr && !S_ISREG(status->st_mode)) {
+    layer.sound = false;
+    report_.add(found(Severity::damage, "missing_file", name + " is no regular file",
+                      "put the CoW file back from a copy"));
+  } else if (layer.removed) {
+    if (status != nullptr) remove(directory_ + "/" + name);
+  } else if (layer.row.has_file && status == nullptr) {
+    layer.sound = false;
+    report_.add(found(Severity::damage, "missing_file",
+                      "its CoW file " + name + " is missing, and what was written with it",
+                      "put the CoW file back from a copy"));
+  } else if (!layer.row.has_file && status != nullptr && !layer.has_present &&
+             allocated(*status) > 0) {
+    Finding leak = found(Severity::leak, "unnamed_file",
+                         "its CoW file " + name + " was never flushed: nothing in it counts",
+                         "removes the file");
+    leak.bytes = allocated(*status);
+    leak.repairable = true;
+    leak.repaired = remove(directory_ + "/" + name);
+    report_.add(leak);
+  }
+}
+
+void StoreCheck::check_stray_file(uint64_t id, const struct stat& status, uint64_t last_layer) {
+  const std::string name = "layers/" + std::to_string(id) + ".cow";
+  if (!S_ISREG(status.st_mode)) {
+    damage("newer_file", name + " is no regular file", "move it elsewhere");
+    return;
+  }
+  // The catalog has known the number of each file before the file was made.
+  if (id > last_layer) {
+    damage("newer_file", name + " is newer than the catalog, which may be an old copy",
+           "put the right catalog.db back, or move the file elsewhere");
+    return;
+  }
+  report_.add({.severity = Severity::leak,
+               .kind = "left_over_file",
+               .image = "",
+               .layer = id,
+               .bytes = allocated(status),
+               .what = name + " is left over from an image that was removed",
+               .remedy = "removes the file",
+               .repairable = true,
+               .repaired = remove(directory_ + "/" + name)});
+}
+
+/// False if nothing is to be repaired.
+bool StoreCheck::remove(const std::string& path) {
+  if (options_.repair) remove_file(path);
+  return options_.repair;
+}
+
+/// What cowfs never makes is somebody's own: it is told of and left alone.
+void StoreCheck::check_names() {
+  constexpr std::array<std::string_view, 6> kKnown{"catalog.db", "catalog.db-wal", "catalog.db-shm",
+                                                   "layers",     "lock",           "reserve"};
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
+    const std::string name = entry.path().filename();
+    if (std::find(kKnown.begin(), kKnown.end(), name) != kKnown.end()) continue;
+    if (name.starts_with("catalog.db.v") || name.starts_with("catalog.db.before-repair")) continue;
+    note(name + " is none of cowfs's files; it is left alone");
+  }
+  const std::optional<struct stat> layers = status_of(layers_path(directory_));
+  if (!layers || !S_ISDIR(layers->st_mode)) {
+    damage("missing_file", "the directory layers is missing, and all that was written with it",
+           "put it back from a copy");
+  }
+}
+
+// ---- space and base -----------------------------------------------------------------------------
+
+void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
+  const ChunkSize chunk(catalog.store.chunk_size);
+  // As repaired, if it was.
+  Catalog maps(catalog_path(real_ ? directory_ : scratch_.path()), Database::Mode::read_only);
+  MapArena arena;
+  const LayerContext context{.chunk = chunk,
+                             .directory = layers_path(directory_),
+                             .arena = arena,
+                             .catalog = maps,
+                             .hook = nullptr,
+                             .read_only = !options_.repair};
+  const auto is_checked = [](const CheckedLayer& layer) {
+    return layer.sound && layer.has_image && !layer.removed && layer.row.has_file;
+  };
+  uint64_t total = 0;
+  for (const auto& [id, layer] : catalog.layers) total += is_checked(layer) ? layer.image_size : 0;
+  uint64_t done = 0;
+  const Policy& policy = find_policy(catalog.store.policy);
+  for (const auto& [id, checked] : catalog.layers) {
+    if (!is_checked(checked)) continue;
+    const std::unique_ptr<Layer> layer = policy.make_layer(context, checked.row);
+    layer->activate();
+    FlawFindings findings(report_, checked.image, id);
+    for_each_flaw(
+        *layer, check_end(*layer, checked.image_size, chunk),
+        [&](const Flaw& flaw) {
+          const bool leaked = flaw.kind == Flaw::Kind::leaked;
+          if (leaked && options_.repair) layer->reclaim(flaw.offset, flaw.length);
+          findings.add(flaw, leaked && options_.repair);
+        },
+        [&](uint64_t bytes) {
+          report_.require_wanted();
+          done += bytes;
+          options_.progress(std::min(done, total), total);
+        });
+    findings.finish();
+  }
+}
+
+void StoreCheck::check_base_of(const BaseRow& recorded) {
+  try {
+    check_base(Base(recorded.path), recorded, report_);
+  } catch (const Error& error) {
+    damage("base", error.what(), "bring it back, or mount the store with its new path once");
+  }
+}
+
+}  // namespace
+
+CheckResult check_store(const std::string& directory, const CheckOptions& options) {
+  return StoreCheck(directory, options).run();
+}
+
+bool compare_base(const std::string& directory, const CheckOptions& options) {
+  if (!Catalog::exists(catalog_path(directory))) {
+    throw Error::with_message(ENOENT, "store " + directory + ": there is none");
+  }
+  const StoreLock lock(directory, Holder{.pid = ::getpid(), .mount = "", .ending = false});
+  Catalog catalog(catalog_path(directory), Database::Mode::read_write);
+  return compare_base(catalog, Base(catalog.base().path), options);
+}
+
+}  // namespace cowfs

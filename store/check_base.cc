@@ -1,0 +1,93 @@
+#include "store/check_base.h"
+
+#include <cerrno>
+
+#include "store/error.h"
+
+namespace cowfs {
+namespace {
+
+/// ESTALE if a base with the verdict, or one that was seen written to, cannot be taken as it is.
+void require_unchanged(const Base& base, const BaseRow& recorded) {
+  const BaseVerdict verdict = judge_base(base, recorded, false);
+  std::string reason = verdict.reason;
+  if (recorded.written_ns) {
+    reason =
+        "was opened for writing while it was mounted; it has to be accepted first, with "
+        "`cowfs mount --accept-changed-base`";
+  } else if (verdict.kind != BaseVerdict::Kind::refused) {
+    if (base.fingerprint() == recorded.fingerprint) return;
+    reason = "is another than the store was made for: the fingerprint differs";
+  }
+  throw Error::with_message(ESTALE, "base " + base.path() + ": " + reason);
+}
+
+/// The checksum, of a base that nobody changes meanwhile.
+std::vector<std::byte> checksum_of(const Base& base, const CheckOptions& options) {
+  const BaseRow before = base.identity();
+  std::vector<std::byte> checksum = base.checksum([&](uint64_t done) {
+    if (options.cancelled()) throw Error(ECANCELED, "checksum of " + base.path());
+    options.progress(done, base.size());
+  });
+  const BaseRow after = base.identity();
+  if (after.size != before.size || after.mtime_ns != before.mtime_ns) {
+    throw Error::with_message(EBUSY, "base " + base.path() + ": was changed while it was read");
+  }
+  return checksum;
+}
+
+}  // namespace
+
+void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) {
+  const auto damage = [&](const std::string& what, const std::string& remedy) {
+    report.add({.severity = Finding::Severity::damage,
+                .kind = "base",
+                .image = "",
+                .what = "base " + base.path() + " " + what,
+                .remedy = remedy});
+  };
+  const BaseVerdict verdict = judge_base(base, recorded, false);
+  if (verdict.kind == BaseVerdict::Kind::refused) {
+    damage(verdict.reason, "bring the old base back");
+  } else if (verdict.kind == BaseVerdict::Kind::unchanged && !base.is_device() &&
+             base.fingerprint() != recorded.fingerprint) {
+    // Of others the verdict rests on the fingerprint already.
+    damage("has other content than it had, though its times are the same: the fingerprint differs",
+           "bring the old base back");
+  }
+  if (recorded.written_ns) {
+    damage("was opened for writing while it was mounted: what images show of it may have changed",
+           recorded.checksum.empty() ? "compare it with a copy; no checksum of it was recorded"
+                                     : "compare it in full with `cowfs check --base`");
+  }
+}
+
+void record_base(Catalog& catalog, const Base& base, const CheckOptions& options) {
+  require_unchanged(base, catalog.base());
+  BaseRow row = base.identity();
+  row.checksum = checksum_of(base, options);
+  row.fingerprint = base.fingerprint();
+  Catalog::Change change(catalog);
+  change.set_base(row);
+  change.commit();
+}
+
+bool compare_base(Catalog& catalog, const Base& base, const CheckOptions& options) {
+  const BaseRow recorded = catalog.base();
+  if (recorded.checksum.empty()) {
+    throw Error::with_message(ENODATA, "base " + base.path() +
+                                           ": no checksum of it was recorded; `cowfs check "
+                                           "--record-base` does that");
+  }
+  if (base.identity().size != recorded.size) return false;
+  if (checksum_of(base, options) != recorded.checksum) return false;
+  BaseRow row = base.identity();
+  row.checksum = recorded.checksum;
+  row.fingerprint = base.fingerprint();
+  Catalog::Change change(catalog);
+  change.set_base(row);
+  change.commit();
+  return true;
+}
+
+}  // namespace cowfs

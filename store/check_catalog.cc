@@ -1,0 +1,438 @@
+// The rows of a catalog that nobody trusts
+//
+// They may hold anything: the ordinary code (catalog.cc) throws at the first value that cannot be,
+// this one names all of them. Repairs here are those that leave every readable byte of every image
+// as it is: values that mean nothing are taken away, never made up.
+
+#include "store/check_catalog.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "store/chunk_map.h"
+#include "store/chunk_size.h"
+#include "store/error.h"
+#include "store/names.h"
+#include "store/policy.h"
+
+namespace cowfs {
+namespace {
+
+using Severity = Finding::Severity;
+
+constexpr const char* kCopyBack = "put catalog.db back from a copy";
+
+/// As SQLite writes the number.
+std::string sql_number(uint64_t number) { return std::to_string(static_cast<int64_t>(number)); }
+
+std::string forget_layer(uint64_t layer) {
+  return "DELETE FROM map_page WHERE layer = " + sql_number(layer) +
+         "; DELETE FROM layer WHERE id = " + sql_number(layer);
+}
+
+class RowCheck {
+ public:
+  RowCheck(Database& database, bool in_use, const RepairCatalog& repair, CheckReport& report)
+      : database_(database), in_use_(in_use), repair_(repair), report_(report) {}
+
+  std::optional<CheckedCatalog> run() {
+    if (!check_store_row() || !check_base_row()) return std::nullopt;
+    read_layers();
+    check_images();
+    check_layers();
+    check_pages();
+    return std::move(catalog_);
+  }
+
+ private:
+  /// A finding on the catalog's rows; `sql` repairs it.
+  void add(Severity severity, const std::string& kind, const std::string& image, uint64_t layer,
+           const std::string& what, const std::string& remedy, const std::string& sql = "") {
+    report_.add({.severity = severity,
+                 .kind = kind,
+                 .image = image,
+                 .layer = layer,
+                 .what = what,
+                 .remedy = remedy,
+                 .repairable = !sql.empty(),
+                 .repaired = !sql.empty() && may_repair(severity) && repair_(sql)});
+  }
+
+  /// What a server has in memory is not mended behind its back.
+  [[nodiscard]] bool may_repair(Severity severity) const {
+    return !in_use_ || severity == Severity::leak;
+  }
+
+  bool check_store_row();
+  bool check_base_row();
+  void read_layers();
+  void check_images();
+  void check_image(const ImageRow& row, int64_t mode, bool good_numbers);
+  void check_layers();
+  void check_pages();
+
+  Database& database_;
+  const bool in_use_;
+  const RepairCatalog& repair_;
+  CheckReport& report_;
+  CheckedCatalog catalog_;
+  std::set<std::string> names_;
+};
+
+bool RowCheck::check_store_row() {
+  Statement select =
+      database_.prepare("SELECT uuid, chunk_size, policy, created_ns FROM store WHERE id = 1");
+  if (!select.step()) {
+    add(Severity::damage, "catalog_rows", "", 0, "catalog: its row of table store is missing",
+        kCopyBack);
+    return false;
+  }
+  if (!ChunkSize::valid(static_cast<uint64_t>(select.integer(1)))) {
+    add(Severity::damage, "catalog_rows", "", 0,
+        "catalog: no store has chunks of " + std::to_string(select.integer(1)) + " bytes",
+        kCopyBack);
+    return false;
+  }
+  catalog_.store = {.uuid = select.text(0),
+                    .chunk_size = static_cast<uint32_t>(select.integer(1)),
+                    .policy = select.text(2),
+                    .created_ns = select.integer(3)};
+  try {
+    find_policy(catalog_.store.policy);
+  } catch (const Error& error) {
+    add(Severity::damage, "catalog_rows", "", 0, std::string("catalog: ") + error.what(),
+        kCopyBack);
+    return false;
+  }
+  return true;
+}
+
+bool RowCheck::check_base_row() {
+  Statement select = database_.prepare(
+      "SELECT path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum, written_ns "
+      "FROM base WHERE id = 1");
+  if (!select.step()) {
+    add(Severity::damage, "catalog_rows", "", 0, "catalog: its row of table base is missing",
+        kCopyBack);
+    return false;
+  }
+  const auto bytes = [&](int column) {
+    const std::span<const std::byte> blob = select.blob(column);
+    return std::vector<std::byte>(blob.begin(), blob.end());
+  };
+  BaseRow& row = catalog_.base;
+  row = {.path = select.text(0),
+         .device = static_cast<uint64_t>(select.integer(1)),
+         .inode = static_cast<uint64_t>(select.integer(2)),
+         .size = static_cast<uint64_t>(select.integer(3)),
+         .mtime_ns = select.integer(4),
+         .ctime_ns = select.integer(5),
+         .fingerprint = bytes(6),
+         .checksum = bytes(7)};
+  if (!select.is_null(8)) row.written_ns = select.integer(8);
+  constexpr size_t kHash = 16;
+  if (row.size == 0 || row.size > kMaxImageSize || row.fingerprint.size() != kHash ||
+      (!row.checksum.empty() && row.checksum.size() != kHash) || !row.path.starts_with('/')) {
+    add(Severity::damage, "catalog_rows", "", 0,
+        "catalog: its row of table base cannot be: path, size, fingerprint or checksum", kCopyBack);
+  }
+  return true;
+}
+
+void RowCheck::read_layers() {
+  Statement sequence = database_.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'layer'");
+  if (sequence.step()) catalog_.last_layer = static_cast<uint64_t>(sequence.integer(0));
+  Statement select = database_.prepare(
+      "SELECT id, parent, parent_limit, has_file, substr(failure, 1, 200) FROM layer ORDER BY id");
+  while (select.step()) {
+    const auto id = static_cast<uint64_t>(select.integer(0));
+    const auto limit = static_cast<uint64_t>(select.integer(2));
+    CheckedLayer& layer = catalog_.layers[id];
+    layer.row.id = id;
+    layer.row.parent_limit = limit;
+    layer.row.has_file = select.integer(3) != 0;
+    if (!select.is_null(4)) layer.row.failure = select.text(4);
+    catalog_.last_layer = std::max(catalog_.last_layer, id);
+    const auto wrong = [&](const std::string& what) {
+      layer.sound = false;
+      add(Severity::damage, "catalog_rows", "", id, "catalog: layer " + std::to_string(id) + what,
+          kCopyBack);
+    };
+    if (id == 0 || id > INT64_MAX) wrong(" has a number that no layer can have");
+    if (limit > kMaxImageSize) wrong(": its parent limit is not from 0 to 1 PiB");
+    if (!select.is_null(1)) wrong(" lies over another layer, which this version lacks");
+  }
+}
+
+void RowCheck::check_images() {
+  Statement select = database_.prepare(
+      "SELECT id, name, layer, size, mode, uid, gid, space_limit FROM image ORDER BY id");
+  while (select.step()) {
+    ++report_.result().images;
+    ImageRow row;
+    row.id = static_cast<uint64_t>(select.integer(0));
+    if (!select.is_null(1)) row.name = select.text(1);
+    row.layer = static_cast<uint64_t>(select.integer(2));
+    row.size = static_cast<uint64_t>(select.integer(3));
+    const auto is_id = [&](int column) {
+      return select.integer(column) >= 0 && select.integer(column) <= UINT32_MAX;
+    };
+    check_image(row, select.integer(4), is_id(5) && is_id(6) && select.integer(7) >= 0);
+  }
+}
+
+void RowCheck::check_image(const ImageRow& row, int64_t mode, bool good_numbers) {
+  const std::string id = std::to_string(row.id);
+  const std::string image = row.name.value_or("image " + id);
+  const auto damage = [&](const std::string& what, const std::string& remedy,
+                          const std::string& sql = "") {
+    add(Severity::damage, "catalog_rows", image, row.layer, what, remedy, sql);
+  };
+  bool sound = true;
+  if (row.id < 2 || row.id > INT64_MAX) {
+    damage("its number " + std::to_string(static_cast<int64_t>(row.id)) + " is below 2", kCopyBack);
+  }
+  if (row.size > kMaxImageSize) {
+    sound = false;
+    damage("its size is not from 0 to 1 PiB", kCopyBack);
+  }
+  if (!good_numbers) damage("its owner, group or space limit cannot be", kCopyBack);
+  if (mode < 0 || mode > 0777) {
+    damage("its mode has bits that are no permissions", "takes them away",
+           "UPDATE image SET mode = mode & 511 WHERE id = " + id);
+  }
+  if (row.name) {
+    try {
+      check_name(*row.name);
+    } catch (const Error& error) {
+      const std::string name = "recovered-" + id;
+      damage("its name is none that an image can have", "renames it to " + name,
+             "UPDATE image SET name = '" + name + "' WHERE id = " + id);
+    }
+  }
+
+  const auto found = catalog_.layers.find(row.layer);
+  if (found == catalog_.layers.end()) {
+    add(Severity::damage, "no_layer", image, row.layer,
+        "its layer " + std::to_string(row.layer) + " is missing, and with it what was written",
+        kCopyBack);
+    return;
+  }
+  CheckedLayer& layer = found->second;
+  if (layer.has_image) {
+    layer.sound = false;
+    add(Severity::damage, "shared_layer", image, row.layer,
+        "it has the same layer as " + layer.image + ": they write over each other", kCopyBack);
+    return;
+  }
+  layer.has_image = true;
+  layer.image = image;
+  layer.image_size = row.size;
+  layer.sound = layer.sound && sound;
+  if (layer.sound && layer.row.parent_limit > row.size) {
+    damage("its parent limit lies behind its end: it would show the base there once it grows",
+           "lowers the limit",
+           "UPDATE layer SET parent_limit = " + sql_number(row.size) +
+               " WHERE id = " + sql_number(row.layer));
+  }
+  if (row.name || in_use_) return;
+  layer.removed = repair_("DELETE FROM image WHERE id = " + id + ";" + forget_layer(row.layer));
+  report_.add({.severity = Severity::leak,
+               .kind = "unlinked_image",
+               .image = image,
+               .layer = row.layer,
+               .what = "it was removed while it was in use, and not freed",
+               .remedy = "frees it, as the next mount does",
+               .repairable = true,
+               .repaired = layer.removed});
+}
+
+void RowCheck::check_layers() {
+  for (auto& [id, layer] : catalog_.layers) {
+    if (layer.row.failure) {
+      add(Severity::damage, "failed_image", layer.image, id,
+          "writes to it fail since a sync of it failed: " + *layer.row.failure,
+          "look at its file system, then give the image free with `cowfs check --clear`");
+    }
+    if (layer.has_image) continue;
+    layer.image = "layer " + std::to_string(id);
+    layer.removed = repair_(forget_layer(id));
+    report_.add({.severity = Severity::leak,
+                 .kind = "orphan_layer",
+                 .image = "",
+                 .layer = id,
+                 .what = "layer " + std::to_string(id) + " belongs to no image",
+                 .remedy = "removes it with its CoW file",
+                 .repairable = true,
+                 .repaired = layer.removed});
+  }
+}
+
+// ---- map pages ----------------------------------------------------------------------------------
+
+std::string hex(const MapBits& bits) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text;
+  for (const std::byte byte : std::as_bytes(std::span(bits))) {
+    const auto value = std::to_integer<unsigned>(byte);
+    text += kDigits[value >> 4U];
+    text += kDigits[value & 15U];
+  }
+  return text;
+}
+
+/// The map pages of one layer, in their order.
+class PageCheck {
+ public:
+  PageCheck(uint64_t id, CheckedLayer* layer, const CheckedCatalog& catalog, bool in_use,
+            const RepairCatalog& repair, CheckReport& report)
+      : id_(id),
+        layer_(layer),
+        chunk_(catalog.store.chunk_size),
+        in_use_(in_use),
+        repair_(repair),
+        report_(report),
+        bad_(report, {.severity = Severity::damage,
+                      .kind = "bad_map",
+                      .image = layer != nullptr ? layer->image : "",
+                      .layer = id,
+                      .what = "the map page of these bytes holds no map: what is in the CoW file "
+                              "there cannot be told; nothing more of this image was checked",
+                      .remedy = kCopyBack}) {}
+
+  void add(int64_t page, std::span<const std::byte> blob) {
+    if (layer_ == nullptr) {
+      ++pages_;
+      return;
+    }
+    const uint64_t page_bytes = chunk_.bytes() * kChunksPerPage;
+    const auto number = static_cast<uint64_t>(page);
+    if (number >= kMaxImageSize / page_bytes) {
+      ++out_of_bounds_;
+      return;
+    }
+    PageCopy copy{.page = number, .bits = {}};
+    if (blob.size() == sizeof(copy.bits)) std::memcpy(copy.bits.data(), blob.data(), blob.size());
+    if (blob.size() != sizeof(copy.bits) || !valid(copy.bits)) {
+      bad_.add(number * page_bytes, page_bytes, false);
+      layer_->sound = false;
+      return;
+    }
+    const auto is_present = [](uint64_t word) { return (word & 0x5555555555555555) != 0; };
+    layer_->has_present |= std::any_of(copy.bits.begin(), copy.bits.end(), is_present);
+    if (layer_->has_image && keep_below(copy, end_chunk())) {
+      first_behind_ = first_behind_.value_or(std::max(end_chunk(), number * kChunksPerPage));
+      // The page that the end lies in keeps what is in front of it.
+      if (number == end_chunk() / kChunksPerPage) boundary_ = copy.bits;
+    }
+  }
+
+  void finish() {
+    bad_.finish();
+    if (pages_ > 0) {
+      add_finding(Severity::leak, "orphan_map",
+                  std::to_string(pages_) + " map pages belong to layer " + std::to_string(id_) +
+                      ", which does not exist",
+                  "removes them", "DELETE FROM map_page WHERE layer = " + sql_number(id_));
+    }
+    if (layer_ == nullptr) return;
+    if (out_of_bounds_ > 0) {
+      const uint64_t most = kMaxImageSize / (chunk_.bytes() * kChunksPerPage);
+      add_finding(Severity::damage, "map_bounds",
+                  std::to_string(out_of_bounds_) + " map pages lie where no image reaches",
+                  "removes them",
+                  "DELETE FROM map_page WHERE layer = " + sql_number(id_) +
+                      " AND (page < 0 OR page >= " + sql_number(most) + ")");
+    }
+    // A server that is writing raises a size after the map.
+    if (first_behind_ && !in_use_ && layer_->sound) {
+      add_finding(Severity::leak, "map_behind_end",
+                  "its map speaks of chunks from " +
+                      std::to_string(chunk_.offset_of(*first_behind_)) +
+                      " on, behind the image's end",
+                  "makes the map end with the image", cut_map());
+    }
+    if (layer_->has_present && !layer_->row.has_file) {
+      layer_->sound = false;
+      add_finding(Severity::damage, "missing_file",
+                  "its map says that it has data, and it has no CoW file",
+                  "put the CoW file and catalog.db back from one copy");
+    }
+  }
+
+ private:
+  [[nodiscard]] uint64_t end_chunk() const {
+    return chunk_.chunk_of(chunk_.up(layer_->image_size));
+  }
+
+  /// What is behind the end reads as zeros once the image grows: of the base nothing must show.
+  [[nodiscard]] std::string cut_map() const {
+    const uint64_t boundary = end_chunk() / kChunksPerPage;
+    const std::string of_layer = " WHERE layer = " + sql_number(id_);
+    std::string sql = "UPDATE layer SET parent_limit = min(parent_limit, " +
+                      sql_number(layer_->image_size) + ") WHERE id = " + sql_number(id_) +
+                      "; DELETE FROM map_page" + of_layer + " AND page > " + sql_number(boundary);
+    if (boundary_) {
+      sql += "; UPDATE map_page SET bits = x'" + hex(*boundary_) + "'" + of_layer +
+             " AND page = " + sql_number(boundary);
+    }
+    return sql;
+  }
+
+  void add_finding(Severity severity, const std::string& kind, const std::string& what,
+                   const std::string& remedy, const std::string& sql = "") {
+    report_.add(
+        {.severity = severity,
+         .kind = kind,
+         .image = layer_ != nullptr ? layer_->image : "",
+         .layer = id_,
+         .what = what,
+         .remedy = remedy,
+         .repairable = !sql.empty(),
+         .repaired = !sql.empty() && (!in_use_ || severity == Severity::leak) && repair_(sql)});
+  }
+
+  const uint64_t id_;
+  CheckedLayer* const layer_;  // null: there is no such layer
+  const ChunkSize chunk_;
+  const bool in_use_;
+  const RepairCatalog& repair_;
+  CheckReport& report_;
+  RangeFindings bad_;
+  uint64_t pages_ = 0;  // of a layer that does not exist
+  uint64_t out_of_bounds_ = 0;
+  std::optional<uint64_t> first_behind_;
+  std::optional<MapBits> boundary_;
+};
+
+void RowCheck::check_pages() {
+  // A page after the other, whatever repairs do to them meanwhile: those are on another connection,
+  // and this one reads what there was when it began.
+  Statement select =
+      database_.prepare("SELECT layer, page, bits FROM map_page ORDER BY layer, page");
+  std::optional<PageCheck> of_layer;
+  int64_t current = 0;
+  while (select.step()) {
+    report_.require_wanted();
+    if (!of_layer || select.integer(0) != current) {
+      if (of_layer) of_layer->finish();
+      current = select.integer(0);
+      const auto id = static_cast<uint64_t>(current);
+      const auto found = catalog_.layers.find(id);
+      CheckedLayer* const layer = found == catalog_.layers.end() ? nullptr : &found->second;
+      of_layer.emplace(id, layer, catalog_, in_use_, repair_, report_);
+    }
+    of_layer->add(select.integer(1), select.blob(2));
+  }
+  if (of_layer) of_layer->finish();
+}
+
+}  // namespace
+
+std::optional<CheckedCatalog> check_rows(Database& database, bool in_use,
+                                         const RepairCatalog& repair, CheckReport& report) {
+  return RowCheck(database, in_use, repair, report).run();
+}
+
+}  // namespace cowfs

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "store/check_report.h"
+#include "store/db.h"
+
+namespace cowfs {
+
+/// Verifies the database itself: its schema against that of a new catalog, SQLite's own integrity,
+/// and the types of all values. False, with findings, if what is in it cannot be trusted.
+bool check_database(Database& database, CheckReport& report);
+
+/// Writes a copy of the catalog beside it, durably, before a repair: catalog.db.before-repair, with
+/// a number behind it if there is one already. Returns its path.
+std::string save_before_repair(Database& database, const std::string& catalog_path);
+
+}  // namespace cowfs

@@ -1,0 +1,156 @@
+// A check of a store that is in use
+//
+// The catalog is read through a connection of its own, in one read transaction: each commit leaves
+// it right, so what is seen is what a crash would leave. Then come the files, while no name changes
+// (an image's CoW file is removed under the same lock as its rows), and the images one by one; see
+// image_check.cc. Guests go on all the while.
+//
+// Only leaks are repaired: what the server has in memory is not mended behind its back.
+
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <set>
+
+#include "store/check_base.h"
+#include "store/check_catalog.h"
+#include "store/check_database.h"
+#include "store/check_report.h"
+#include "store/error.h"
+#include "store/layout.h"
+#include "store/names.h"
+#include "store/store.h"
+
+namespace cowfs {
+namespace {
+
+using Severity = Finding::Severity;
+
+}  // namespace
+
+CheckResult Store::check(const CheckOptions& options) {
+  CheckReport report(options);
+  if (const auto known = check_rows_in_use(report)) check_files_in_use(*known, report);
+  check_images_in_use(report);
+  cowfs::check_base(*base_, catalog_->base(), report);
+  return report.result();
+}
+
+void Store::record_base(const CheckOptions& options) {
+  cowfs::record_base(*catalog_, *base_, options);
+}
+
+bool Store::compare_base(const CheckOptions& options) {
+  return cowfs::compare_base(*catalog_, *base_, options);
+}
+
+/// Returns the layers that the catalog knows; none if it cannot be trusted.
+std::optional<std::set<uint64_t>> Store::check_rows_in_use(CheckReport& report) {
+  const std::string path = catalog_->path();
+  std::optional<Database> writer;
+  const auto repair = [&](const std::string& sql) {
+    if (!report.options().repair) return false;
+    if (!writer) {
+      Database reader(path, Database::Mode::read_only);
+      options_.log->info("check: the catalog as it was is saved as {}",
+                         save_before_repair(reader, path));
+      writer.emplace(path, Database::Mode::read_write);
+    }
+    Transaction transaction(*writer);
+    writer->execute(sql);
+    transaction.commit();
+    return true;
+  };
+  Database reader(path, Database::Mode::read_only);
+  reader.execute("BEGIN");
+  if (!check_database(reader, report)) return std::nullopt;
+  const std::optional<CheckedCatalog> rows = check_rows(reader, true, repair, report);
+  if (!rows) return std::nullopt;
+  std::set<uint64_t> known;
+  for (const auto& [id, layer] : rows->layers) known.insert(id);
+  return known;
+}
+
+void Store::check_files_in_use(std::set<uint64_t> known, CheckReport& report) {
+  const std::lock_guard lock(change_mutex_);
+  {
+    auto names = names_.lock();
+    for (const auto& [id, entry] : names->by_id) known.insert(entry.image->layer_id());
+  }
+  const uint64_t last = catalog_->last_layer();
+  for (const uint64_t id : layers_on_disk(facts_.directory)) {
+    if (known.contains(id)) continue;
+    const std::string name = "layers/" + std::to_string(id) + ".cow";
+    const std::string path = facts_.directory + "/" + name;
+    if (id > last) {
+      report.add({.severity = Severity::damage,
+                  .kind = "newer_file",
+                  .image = "",
+                  .layer = id,
+                  .what = name + " is newer than the catalog, which may be an old copy",
+                  .remedy = "move the file elsewhere"});
+      continue;
+    }
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0) throw Error(errno, path);
+    if (report.options().repair) remove_file(path, &options_.fault_hook);
+    report.add({.severity = Severity::leak,
+                .kind = "left_over_file",
+                .image = "",
+                .layer = id,
+                .bytes = static_cast<uint64_t>(status.st_blocks) * 512,
+                .what = name + " is left over from an image that was removed",
+                .remedy = "removes the file",
+                .repairable = true,
+                .repaired = report.options().repair});
+  }
+}
+
+void Store::check_images_in_use(CheckReport& report) {
+  std::vector<Entry> entries;
+  {
+    auto names = names_.lock();
+    for (const auto& [id, entry] : names->by_id) entries.push_back(entry);
+  }
+  uint64_t total = 0;
+  for (const Entry& entry : entries) total += entry.image->size();
+  uint64_t done = 0;
+  for (const Entry& entry : entries) {
+    const std::string name =
+        entry.name.empty() ? "image " + std::to_string(entry.image->id()) : entry.name;
+    FlawFindings findings(report, name, entry.image->layer_id());
+    const auto missing = [&] {
+      report.add({.severity = Severity::damage,
+                  .kind = "missing_file",
+                  .image = name,
+                  .layer = entry.image->layer_id(),
+                  .what = "its CoW file " + entry.image->cow_path() +
+                          " is missing, and what was written with it",
+                  .remedy = "put the CoW file back from a copy"});
+    };
+    const bool was_open = entry.image->in_use_or_open();
+    try {
+      const Image::Use image = entry.image->use();
+      // What a failed image has in memory is not what it has on disk, and it was told of already.
+      if (image->failed()) continue;
+      if (image->has_file() && !std::filesystem::exists(image->cow_path())) missing();
+      image->check(
+          report.options().repair,
+          [&](const Flaw& flaw, bool repaired) { findings.add(flaw, repaired); },
+          [&](uint64_t bytes) {
+            report.require_wanted();
+            done += bytes;
+            report.options().progress(std::min(done, total), total);
+          });
+    } catch (const Error& error) {
+      if (error.code() != ENOENT) throw;
+      if (!entry.image->unlinked()) missing();  // else it was removed and freed meanwhile
+    }
+    findings.finish();
+    // There may be more images than descriptors.
+    if (!was_open) entry.image->retire_if_idle();
+  }
+}
+
+}  // namespace cowfs
