@@ -120,11 +120,11 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "mount",      "base",    "store",     "state",
                                   "free_bytes", "images"}
       : GetParam() == "info"
-          ? std::set<std::string>{"kind",     "mount",      "base",       "base_size",
-                                  "store",    "chunk_size", "policy",     "format_version",
-                                  "images",   "own_bytes",  "free_bytes", "total_bytes",
-                                  "cache",    "read_only",  "server_pid", "version",
-                                  "cow_file", "users",      "mounted_on"}
+          ? std::set<std::string>{"kind",           "mount",    "base",       "base_size",
+                                  "base_written",   "store",    "chunk_size", "policy",
+                                  "format_version", "images",   "own_bytes",  "free_bytes",
+                                  "total_bytes",    "cache",    "read_only",  "server_pid",
+                                  "version",        "cow_file", "users",      "mounted_on"}
           : std::set<std::string>{};
   if (keys.empty()) {
     return;
