@@ -14,7 +14,8 @@ usage() {
 usage: ./test.sh [--quick] [--suite NAME]...
 
 Installs what is missing (root), builds, checks format, lint and man pages, and runs every test suite; then the
-unit tests of store/ and fs/ again under AddressSanitizer with UndefinedBehaviorSanitizer, and under ThreadSanitizer.
+unit tests of store/ and fs/ again under AddressSanitizer with UndefinedBehaviorSanitizer, and under ThreadSanitizer;
+what fuzzing has found before (tests/fuzz) under the former as well.
 
   --quick        neither clang-tidy nor sanitizers
   --suite NAME   only this suite of the normal build, and no checks; NAME-asan and NAME-tsan name a suite
@@ -180,10 +181,10 @@ if $built; then
   for suite in $(suites_of build); do run_suite "$suite" build "$suite"; done
 fi
 # Warnings are the normal build's business: the sanitizers' code makes g++ see some that are not there.
-if $built && ! $quick && wants store-asan fs-asan; then
+if $built && ! $quick && wants store-asan fs-asan fuzz-asan; then
   export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
   check build-asan set_up build-asan -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false &&
-    for suite in store fs; do run_suite "$suite-asan" build-asan "$suite"; done
+    for suite in store fs fuzz; do run_suite "$suite-asan" build-asan "$suite"; done
 fi
 if $built && ! $quick && wants store-tsan fs-tsan; then
   export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1

@@ -63,14 +63,22 @@ Json image_in_mount_json(const MountEntry& mount, const std::string& name) {
                      .policy = facts.at("policy")});
 }
 
+Json time_json(std::optional<int64_t> ns) { return ns ? Json(format_time_exact(*ns)) : Json(); }
+
 Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
-  for (const char* key :
-       {"mount", "base", "base_size", "store", "chunk_size", "policy", "format_version", "images",
-        "own_bytes", "free_bytes", "total_bytes", "used_percent", "watermark", "cache", "full",
-        "parked", "read_only", "server_pid", "version"}) {
-    json[key] = facts.at(key);
+  for (const std::string key :
+       {"mount",      "base",        "base_size",      "base_written", "store",
+        "chunk_size", "policy",      "format_version", "images",       "own_bytes",
+        "free_bytes", "total_bytes", "used_percent",   "watermark",    "cache",
+        "full",       "parked",      "read_only",      "server_pid",   "version"}) {
+    if (key == "base_written") {
+      const nlohmann::json& ns = facts.at("base_written_ns");
+      json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));
+    } else {
+      json[key] = facts.at(key);
+    }
   }
   return json;
 }
@@ -87,6 +95,7 @@ Json store_json(const std::string& directory) {
           {"store", facts.directory},
           {"base", facts.base_path},
           {"base_size", facts.base_size},
+          {"base_written", time_json(summary.base_written_ns)},
           {"chunk_size", facts.chunk_size},
           {"policy", facts.policy},
           {"format_version", facts.format_version},
@@ -171,6 +180,11 @@ std::string value_text(const std::string& key, const Json& json) {
   }
   if (key == "mounted_on" && value.is_null()) return "no, it is not mounted";
   if (key == "used_percent" || key == "watermark") return value.dump() + "%";
+  if (key == "base_written") {
+    return value.is_null()
+               ? "by nobody that was seen"
+               : value.get<std::string>() + ": images may be damaged, see cowfs-consistency(7)";
+  }
   if (key == "private_percent") {
     const auto percent = value.get<double>();
     return (on_terminal() ? percent_bar(percent) + " " : "") + fmt::format("{:.1f}%", percent);

@@ -88,9 +88,11 @@ nlohmann::json FileSystem::describe_mount() {
   const StoreFacts& facts = store_.facts();
   const Space space = store_.space();
   const std::optional<unsigned> watermark = space_monitor_.reached();
+  const std::optional<int64_t> written = store_.base_written_ns();
   return {{"mount", config_.mount_point},
           {"base", facts.base_path},
           {"base_size", facts.base_size},
+          {"base_written_ns", written ? nlohmann::json(*written) : nlohmann::json()},
           {"store", facts.directory},
           {"chunk_size", facts.chunk_size},
           {"policy", facts.policy},

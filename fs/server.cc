@@ -20,25 +20,12 @@
 #include "fs/session.h"
 #include "fs/tuning.h"
 #include "fs/users.h"
+#include "store/base_watch.h"
+#include "store/descriptor.h"
 #include "store/error.h"
 
 namespace cowfs {
 namespace {
-
-/// A descriptor that is closed with its owner.
-class Descriptor {
- public:
-  Descriptor(int fd, const char* what) : fd_(fd) {
-    if (fd < 0) throw Error(errno, what);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { ::close(fd_); }
-  [[nodiscard]] int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 /// The signals that the server waits for; blocked in every thread that is started later.
 sigset_t block_signals() {
@@ -134,6 +121,9 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
   } unmake{store};
   const Descriptor ended(::eventfd(0, EFD_CLOEXEC), "eventfd");
   {
+    const BaseWatch watch(
+        store.base(), [&store](const std::string& what) { store.note_base_written(what); },
+        *config.log);
     FileSystem fs(store, config);
     Session session(config.mount_point, mount_options(config, store), operations(), &fs);
     session.start(FileSystem::threads(), [&ended] {

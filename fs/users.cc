@@ -104,19 +104,8 @@ class Scan {
   void mappings(pid_t pid, const std::string& path) {
     std::ifstream file(path);
     for (std::string line; std::getline(file, line);) {
-      // 7f00-7f01 rw-s 00000000 00:35 42      /mnt/vms/dom1.img
-      std::istringstream words(line);
-      std::string ignored;
-      unsigned major_number = 0;
-      unsigned minor_number = 0;
-      char colon = 0;
-      uint64_t inode = 0;
-      words >> ignored >> ignored >> ignored >> std::hex >> major_number >> colon >> minor_number >>
-          std::dec >> inode;
-      if (!words || makedev(major_number, minor_number) != device_) continue;
-      std::string target;
-      std::getline(words >> std::ws, target);
-      add_process(pid, inode, target);
+      const std::optional<MappedFile> mapped = parse_mapping(line);
+      if (mapped && mapped->device == device_) add_process(pid, mapped->inode, mapped->path);
     }
   }
 
@@ -166,6 +155,22 @@ class Scan {
 };
 
 }  // namespace
+
+std::optional<MappedFile> parse_mapping(const std::string& line) {
+  // 7f00-7f01 rw-s 00000000 00:35 42      /mnt/vms/dom1.img
+  std::istringstream words(line);
+  std::string ignored;
+  unsigned major_number = 0;
+  unsigned minor_number = 0;
+  char colon = 0;
+  MappedFile mapped{};
+  words >> ignored >> ignored >> ignored >> std::hex >> major_number >> colon >> minor_number >>
+      std::dec >> mapped.inode;
+  if (!words) return std::nullopt;
+  mapped.device = makedev(major_number, minor_number);
+  std::getline(words >> std::ws, mapped.path);
+  return mapped;
+}
 
 Users users_of_mount(uint64_t device) {
   Scan scan(device);

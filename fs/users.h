@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 namespace cowfs {
@@ -27,6 +28,15 @@ using Users = std::multimap<uint64_t, User>;
 /// who is not root are the processes of others. Asks the mount's server nothing but what a loop
 /// device over an unlinked image asks. Thread-safe.
 Users users_of_mount(uint64_t device);
+
+/// A file that is mapped, from a line of /proc/PID/maps (proc(5)).
+struct MappedFile {
+  uint64_t device;
+  uint64_t inode;
+  std::string path;  ///< as the kernel shows it
+};
+/// None if the line does not have the form of one.
+std::optional<MappedFile> parse_mapping(const std::string& line);
 
 /// "process 123 (qemu)" or "/dev/loop0", fit for a terminal.
 std::string describe(const User& user);

@@ -132,11 +132,13 @@ std::vector<std::byte> Base::checksum(const std::function<void(uint64_t done)>& 
 
 BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_changed) {
   BaseRow now = base.identity();
+  now.checksum = recorded.checksum;
+  now.written_ns = recorded.written_ns;
   const bool same_place = now.device == recorded.device && now.inode == recorded.inode;
   const bool same_times = now.mtime_ns == recorded.mtime_ns && now.ctime_ns == recorded.ctime_ns;
-  if (same_place && same_times && now.size == recorded.size && !base.is_device()) {
+  const bool written = recorded.written_ns.has_value();
+  if (same_place && same_times && now.size == recorded.size && !base.is_device() && !written) {
     now.fingerprint = recorded.fingerprint;
-    now.checksum = recorded.checksum;
     return {BaseVerdict::Kind::unchanged, "", now};
   }
 
@@ -146,6 +148,8 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
       "is now, and an image that relies on what has changed is damaged";
   if (now.size != recorded.size || now.fingerprint != recorded.fingerprint) {
     if (accept_changed) {
+      now.checksum.clear();
+      now.written_ns.reset();
       return {BaseVerdict::Kind::same_content, "its content changed; accepted as asked", now};
     }
     const std::string what = now.size != recorded.size
@@ -157,18 +161,28 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
                 ". Bring the old base back, or, " + way_on,
             now};
   }
-  now.checksum = recorded.checksum;
-  if (base.is_device()) {
+  const bool same_mtime = now.mtime_ns == recorded.mtime_ns;
+  if (accept_changed && (written || !same_mtime)) {
+    now.written_ns.reset();
+    return {BaseVerdict::Kind::same_content,
+            same_mtime ? "somebody wrote to it, or could have; accepted as asked"
+                       : "its modification time changed; accepted as asked",
+            now};
+  }
+  if (same_mtime) {
+    if (written) {
+      // Still in doubt, since a sample does not see everything; so it stays on record.
+      return {BaseVerdict::Kind::same_content,
+              "somebody wrote to it, or could have, while it was in use; its samples are the same",
+              now};
+    }
+    if (!base.is_device()) {
+      return {BaseVerdict::Kind::same_content,
+              "moved, copied or restored; size, modification time and fingerprint are the same",
+              now};
+    }
     if (now.device == recorded.device) return {BaseVerdict::Kind::unchanged, "", now};
     return {BaseVerdict::Kind::same_content, "another device with the same fingerprint", now};
-  }
-  if (now.mtime_ns == recorded.mtime_ns) {
-    return {BaseVerdict::Kind::same_content,
-            "moved, copied or restored; size, modification time and fingerprint are the same", now};
-  }
-  if (accept_changed) {
-    return {BaseVerdict::Kind::same_content, "its modification time changed; accepted as asked",
-            now};
   }
   const std::string compare =
       recorded.checksum.empty()

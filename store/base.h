@@ -62,8 +62,9 @@ struct BaseVerdict {
 
 /// Holds the base against the record (I1): device, inode, size, mtime and ctime unchanged:
 /// accepted. Otherwise the fingerprint decides, and with the same fingerprint the mtime: equal, as
-/// a careful copy has it, accepted; another, refused. Of a block device, which has no times, the
-/// fingerprint is always compared. `accept_changed` accepts whatever stands there.
+/// a careful copy has it, accepted; another, refused. The fingerprint is always compared of a block
+/// device, which has no times, and of a base that somebody was seen to write to; that stays on
+/// record. `accept_changed` accepts whatever stands there, and takes a writer from the record.
 BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_changed);
 
 }  // namespace cowfs

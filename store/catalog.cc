@@ -283,6 +283,10 @@ void Catalog::Change::set_base(const BaseRow& base) {
   update.run();
 }
 
+void Catalog::Change::set_base_written(int64_t ns) {
+  catalog_.database_.prepare("UPDATE base SET written_ns = ? WHERE id = 1").bind(1, ns).run();
+}
+
 uint64_t Catalog::Change::add_layer(uint64_t parent_limit) {
   catalog_.database_.prepare("INSERT INTO layer (parent_limit) VALUES (?)")
       .bind(1, to_sql(parent_limit))

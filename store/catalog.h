@@ -117,6 +117,7 @@ class Catalog {
     explicit Change(Catalog& catalog);
 
     void set_base(const BaseRow& base);
+    void set_base_written(int64_t ns);
     /// Return the new id.
     uint64_t add_layer(uint64_t parent_limit);
     uint64_t add_image(const ImageRow& image);

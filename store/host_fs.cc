@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <fstream>
 #include <sstream>
 
@@ -19,8 +20,12 @@ namespace {
 std::string unescape(const std::string& text) {
   std::string plain;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      plain += static_cast<char>(std::stoi(text.substr(i + 1, 3), nullptr, 8));
+    const std::string_view digits = std::string_view(text).substr(i + 1, 3);
+    unsigned value = 0;
+    const char* end = digits.data() + digits.size();
+    if (text[i] == '\\' && digits.size() == 3 &&
+        std::from_chars(digits.data(), end, value, 8).ptr == end) {
+      plain += static_cast<char>(value);
       i += 3;
     } else {
       plain += text[i];
@@ -31,31 +36,33 @@ std::string unescape(const std::string& text) {
 
 }  // namespace
 
+MountEntry parse_mount_entry(const std::string& line) {
+  // 36 35 98:0 /root /point options optional... - type source super-options
+  std::istringstream words(line);
+  std::string id;
+  std::string parent;
+  std::string device;
+  std::string root;
+  MountEntry entry{};
+  words >> id >> parent >> device >> root >> entry.point >> entry.options;
+  std::string word;
+  while (words >> word && word != "-") {
+  }
+  words >> entry.type >> entry.source;
+  unsigned major = 0;
+  unsigned minor = 0;
+  char colon = 0;
+  std::istringstream(device) >> major >> colon >> minor;
+  entry.device = makedev(major, minor);
+  entry.point = unescape(entry.point);
+  entry.source = unescape(entry.source);
+  return entry;
+}
+
 std::vector<MountEntry> mounts() {
   std::vector<MountEntry> entries;
   std::ifstream file("/proc/self/mountinfo");
-  for (std::string line; std::getline(file, line);) {
-    // 36 35 98:0 /root /point options optional... - type source super-options
-    std::istringstream words(line);
-    std::string id;
-    std::string parent;
-    std::string device;
-    std::string root;
-    MountEntry entry{};
-    words >> id >> parent >> device >> root >> entry.point >> entry.options;
-    std::string word;
-    while (words >> word && word != "-") {
-    }
-    words >> entry.type >> entry.source;
-    unsigned major = 0;
-    unsigned minor = 0;
-    char colon = 0;
-    std::istringstream(device) >> major >> colon >> minor;
-    entry.device = makedev(major, minor);
-    entry.point = unescape(entry.point);
-    entry.source = unescape(entry.source);
-    entries.push_back(std::move(entry));
-  }
+  for (std::string line; std::getline(file, line);) entries.push_back(parse_mount_entry(line));
   return entries;
 }
 

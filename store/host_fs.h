@@ -40,6 +40,9 @@ struct MountEntry {
   std::string source;
 };
 
+/// A line as the kernel writes it; of another what can be made of it.
+MountEntry parse_mount_entry(const std::string& line);
+
 /// The topmost mount at exactly `point` (absolute, resolved), if there is one.
 std::optional<MountEntry> mount_at(const std::string& point);
 

@@ -12,6 +12,7 @@
 
 #include "store/error.h"
 #include "store/file.h"
+#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -135,6 +136,16 @@ bool is_blank(Database& database) {
 void require_catalog(Database& database) {
   if (database.pragma("application_id") != kApplicationId) {
     throw Error::with_message(EINVAL, database.path() + ": not a cowfs catalog");
+  }
+  // A view in the place of a table, or a trigger, could make the simplest statement run for ever.
+  Statement foreign = database.prepare(
+      "SELECT name FROM sqlite_schema WHERE type IN ('view', 'trigger') OR sql LIKE 'CREATE "
+      "VIRTUAL%'");
+  if (foreign.step()) {
+    throw Error::with_message(EUCLEAN, database.path() +
+                                           ": damaged: a catalog holds tables only, "
+                                           "and '" +
+                                           printable(foreign.text(0)) + "' is none");
   }
 }
 

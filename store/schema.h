@@ -37,7 +37,7 @@ void require_sound_header(const std::string& path);
 /// Whether the database holds nothing yet, as one whose making was cut short.
 bool is_blank(Database& database);
 
-/// EINVAL if it is no catalog at all.
+/// EINVAL if it is no catalog at all, EUCLEAN if it holds other things than tables (I10).
 void require_catalog(Database& database);
 
 /// Makes sure that `database` is a catalog of version `schema.version`. An older one is upgraded

@@ -258,6 +258,21 @@ void Store::check_base() {
   facts_.base_size = verdict.row.size;
 }
 
+void Store::note_base_written(const std::string& what) {
+  options_.log->error(
+      "base {}: {} while it is in use: images that rely on what changes are damaged; `cowfs info` "
+      "says so from now on",
+      base_->path(), what);
+  try {
+    Catalog::Change change(*catalog_);
+    change.set_base_written(catalog_now());
+    change.commit();
+  } catch (const Error& error) {
+    options_.log->error("base {}: cannot be remembered as written to: {}", base_->path(),
+                        error.what());
+  }
+}
+
 void Store::load() {
   layer_context_.emplace(LayerContext{.chunk = ChunkSize(facts_.chunk_size),
                                       .directory = layers_path(facts_.directory),
@@ -414,6 +429,7 @@ StoreSummary summarize_store(const std::string& directory) {
     if (layer.failure) failures.emplace(layer.id, *layer.failure);
   }
   return {.facts = facts_of(directory, catalog),
+          .base_written_ns = catalog.base().written_ns,
           .images = catalog.images(),
           .failures = std::move(failures),
           .holder = look.holder()};

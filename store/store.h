@@ -84,6 +84,11 @@ class Store {
   [[nodiscard]] const StoreFacts& facts() const { return facts_; }
   /// Not with names_only.
   [[nodiscard]] const Base& base() const { return *base_; }
+  /// Logs that somebody other than this program writes to the base (`what`: "was opened for
+  /// writing"), and remembers it until the base is accepted anew (I1).
+  void note_base_written(const std::string& what);
+  /// When that was, nanoseconds since the epoch.
+  [[nodiscard]] std::optional<int64_t> base_written_ns() { return catalog_->base().written_ns; }
   [[nodiscard]] Space space() const { return space_at(facts_.directory); }
 
   // ---- images ----------------------------------------------------------------------------------
@@ -175,6 +180,7 @@ class Store {
 /// What can be said of a store without opening it for writing. Nothing is changed by looking.
 struct StoreSummary {
   StoreFacts facts;
+  std::optional<int64_t> base_written_ns;  ///< see Store
   std::vector<ImageRow> images;
   std::map<uint64_t, std::string> failures;  ///< by layer, of those that take no writes (I8)
   std::optional<Holder> holder;

@@ -27,14 +27,7 @@ std::string text_of(const Holder& holder) {
 Holder read_holder(const File& file) {
   std::array<std::byte, 8192> buffer{};
   const size_t size = file.read(buffer, 0);
-  std::istringstream lines(std::string(reinterpret_cast<const char*>(buffer.data()), size));
-  Holder holder;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("pid ")) std::istringstream(line.substr(4)) >> holder.pid;
-    if (line.starts_with("mount ")) holder.mount = line.substr(6);
-    if (line == "state ending") holder.ending = true;
-  }
-  return holder;
+  return parse_holder({reinterpret_cast<const char*>(buffer.data()), size});
 }
 
 /// Whether waiting is worth while. After a plain umount(8) the mount is gone before the server
@@ -55,6 +48,17 @@ Error in_use(const std::string& directory, const Holder& holder, bool patient) {
 }
 
 }  // namespace
+
+Holder parse_holder(const std::string& text) {
+  std::istringstream lines(text);
+  Holder holder;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("pid ")) std::istringstream(line.substr(4)) >> holder.pid;
+    if (line.starts_with("mount ")) holder.mount = line.substr(6);
+    if (line == "state ending") holder.ending = true;
+  }
+  return holder;
+}
 
 StoreLock::StoreLock(const std::string& directory, const Holder& self)
     : file_(lock_path(directory), O_RDWR | O_CREAT | O_NOFOLLOW, 0600) {

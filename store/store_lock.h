@@ -16,6 +16,9 @@ struct Holder {
   bool ending = false;  ///< unmounted, writing what is left
 };
 
+/// What the file `lock` says, as far as it makes sense.
+Holder parse_holder(const std::string& text);
+
 /// The lock on a store (I9): flock(2) on its file `lock`, which also says who has it. Given up when
 /// destroyed, by the kernel also when the process dies.
 class StoreLock {

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-COWFS = os.path.join(ROOT, "build", "cmd", "cowfs")
+COWFS = os.environ.get("COWFS") or os.path.join(ROOT, "build", "cmd", "cowfs")
 
 
 def command(*words):

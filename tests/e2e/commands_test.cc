@@ -443,9 +443,9 @@ TEST_F(CommandsOffline, InfoOfAStoreTellsItsFacts) {
   mount->Unmount();
   const Json info = CowfsJson({"info", Store()});
   EXPECT_EQ(Keys(info),
-            (std::set<std::string>{"kind", "base", "base_size", "store", "chunk_size", "policy",
-                                   "format_version", "images", "own_bytes", "free_bytes",
-                                   "total_bytes", "version", "mounted_on"}));
+            (std::set<std::string>{"kind", "base", "base_size", "base_written", "store",
+                                   "chunk_size", "policy", "format_version", "images", "own_bytes",
+                                   "free_bytes", "total_bytes", "version", "mounted_on"}));
   EXPECT_EQ(info["kind"], "store");
   EXPECT_EQ(info["base"], Base().string());
   EXPECT_EQ(info["store"], Store().string());
@@ -464,10 +464,10 @@ TEST_F(CommandsOnMounts, InfoOfAMountTellsItsFacts) {
   auto mount = MountBase();
   WriteFile(*mount / "dom1", RandomBytes(kMiB, 1));
   const Json info = CowfsJson({"info", MountPoint()});
-  EXPECT_EQ(Keys(info),
-            (std::set<std::string>{"kind", "mount", "base", "base_size", "store", "chunk_size",
-                                   "policy", "format_version", "images", "own_bytes", "free_bytes",
-                                   "total_bytes", "cache", "read_only", "server_pid", "version"}));
+  EXPECT_EQ(Keys(info), (std::set<std::string>{"kind", "mount", "base", "base_size", "base_written",
+                                               "store", "chunk_size", "policy", "format_version",
+                                               "images", "own_bytes", "free_bytes", "total_bytes",
+                                               "cache", "read_only", "server_pid", "version"}));
   EXPECT_EQ(info["kind"], "mount");
   EXPECT_EQ(info["mount"], MountPoint().string());
   EXPECT_EQ(info["base"], Base().string());

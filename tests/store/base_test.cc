@@ -7,6 +7,9 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <random>
+#include <utility>
+#include <vector>
 
 #include "tests/store/support.h"
 
@@ -42,6 +45,24 @@ class BaseTest : public ::testing::Test {
   [[nodiscard]] BaseVerdict judge(const BaseRow& recorded, bool accept = false) const {
     return judge_base(Base(path()), recorded, accept);
   }
+  using Pieces = std::vector<std::pair<uint64_t, uint64_t>>;  // offset, length
+  /// What the fingerprint reads, by offset.
+  [[nodiscard]] Pieces sampled() const {
+    Pieces pieces;
+    const FaultHook hook = [&](const std::string&, FileOperation operation, uint64_t offset,
+                               uint64_t length) {
+      if (operation == FileOperation::read) pieces.emplace_back(offset, length);
+      return 0;
+    };
+    static_cast<void>(Base(path(), &hook).fingerprint());
+    return pieces;
+  }
+  static std::mt19937_64 seeded() {
+    const uint64_t seed = random_seed();
+    RecordProperty("seed", std::to_string(seed));
+    return std::mt19937_64(seed);
+  }
+  static constexpr uint64_t kLarge = (uint64_t{300} << 20) + 777;  // not all of it is sampled
   TempDir directory_;
 };
 
@@ -149,6 +170,89 @@ TEST_F(BaseTest, FingerprintOfALargeBaseSeesBothEndsAndTheMiddle) {
     EXPECT_NE(Base(path()).fingerprint(), before) << at;
     file.write(filled(2 << 20, 0), at);
   }
+}
+
+TEST_F(BaseTest, FingerprintReadsAsMuchOfAVeryLargeBase) {
+  const uint64_t size = uint64_t{8} << 40;  // ext4 has no more than 16 TiB
+  File(path(), O_RDWR | O_CREAT, 0600).truncate(size);
+  const Pieces pieces = sampled();
+  uint64_t sum = 0;
+  for (const auto& [offset, length] : pieces) sum += length;
+  EXPECT_EQ(sum, uint64_t{18} << 20);
+  EXPECT_EQ(pieces.size(), 258U);
+}
+
+TEST_F(BaseTest, OneChangedSectorIsSeenInASampleAlsoWithTheOldTime) {
+  File(path(), O_RDWR | O_CREAT, 0600).truncate(kLarge);
+  const BaseRow recorded = record();
+  const Pieces pieces = sampled();
+  auto random = seeded();
+  for (int i = 0; i < 10; ++i) {
+    const auto& [offset, length] = pieces[random() % pieces.size()];
+    const uint64_t sector = offset + random() % (length / 512) * 512;
+    change_byte(sector + random() % 512);
+    EXPECT_EQ(judge(recorded).kind, BaseVerdict::Kind::refused) << sector;
+    restore_mtime(recorded);
+    EXPECT_EQ(judge(recorded).kind, BaseVerdict::Kind::refused) << sector;
+    File(path(), O_RDWR).write(filled(512, 0), sector);
+  }
+  EXPECT_EQ(Base(path()).fingerprint(), recorded.fingerprint);
+}
+
+TEST_F(BaseTest, OneChangedSectorBetweenTheSamplesIsSeenByItsTimeAlone) {
+  File(path(), O_RDWR | O_CREAT, 0600).truncate(kLarge);
+  const BaseRow recorded = record();
+  const Pieces pieces = sampled();
+  auto random = seeded();
+  for (int i = 0; i < 10; ++i) {
+    const size_t before = 1 + random() % (pieces.size() - 3);  // both ends adjoin a piece
+    const uint64_t begin = pieces[before].first + pieces[before].second;
+    const uint64_t sector = begin + random() % ((pieces[before + 1].first - begin) / 512) * 512;
+    change_byte(sector + random() % 512);
+    EXPECT_EQ(judge(recorded).kind, BaseVerdict::Kind::refused) << sector;
+    restore_mtime(recorded);
+    // What a sample cannot see; cowfs-consistency(7) says so.
+    EXPECT_EQ(judge(recorded).kind, BaseVerdict::Kind::same_content) << sector;
+  }
+}
+
+TEST_F(BaseTest, WrittenBaseIsComparedAlsoIfNothingElseChanged) {
+  write_file(path(), pattern(1, 10000));
+  BaseRow recorded = record();
+  recorded.written_ns = 5;
+  BaseVerdict verdict = judge(recorded);
+  EXPECT_EQ(verdict.kind, BaseVerdict::Kind::same_content);
+  EXPECT_EQ(verdict.row.written_ns, 5) << "a sample does not clear it";
+  recorded.fingerprint[0] ^= std::byte{1};
+  EXPECT_EQ(judge(recorded).kind, BaseVerdict::Kind::refused);
+}
+
+TEST_F(BaseTest, WriterAndChecksumStayOnRecordWhenTheBaseMoves) {
+  write_file(path(), pattern(1, 10000));
+  BaseRow recorded = record();
+  recorded.written_ns = 5;
+  recorded.checksum = filled(16, 7);
+  recorded.path = "/elsewhere/base.img";
+  ++recorded.inode;
+  const BaseRow row = judge(recorded).row;
+  EXPECT_EQ(row.path, path());
+  EXPECT_EQ(row.written_ns, 5);
+  EXPECT_EQ(row.checksum, recorded.checksum);
+}
+
+TEST_F(BaseTest, AcceptingABaseTakesTheWriterFromTheRecord) {
+  write_file(path(), pattern(1, 10000));
+  BaseRow recorded = record();
+  recorded.written_ns = 5;
+  recorded.checksum = filled(16, 7);
+  BaseVerdict verdict = judge(recorded, true);
+  EXPECT_EQ(verdict.kind, BaseVerdict::Kind::same_content);
+  EXPECT_FALSE(verdict.row.written_ns);
+  EXPECT_EQ(verdict.row.checksum, recorded.checksum);
+  change_byte(17);
+  verdict = judge(recorded, true);
+  EXPECT_FALSE(verdict.row.written_ns);
+  EXPECT_TRUE(verdict.row.checksum.empty()) << "it is another content's";
 }
 
 TEST_F(BaseTest, UnchangedBaseIsAcceptedWithoutReadingIt) {

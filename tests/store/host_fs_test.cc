@@ -36,6 +36,12 @@ TEST(HostFs, RootIsAMount) {
 
 TEST(HostFs, ProcIsNamed) { EXPECT_EQ(host_file_system("/proc").type, "proc"); }
 
+TEST(HostFs, WhatIsNoEscapeStaysAsItIs) {
+  const MountEntry entry = parse_mount_entry(R"(1 2 0:40 / /a\040b\xyz\778\0 rw - t \999)");
+  EXPECT_EQ(entry.point, R"(/a b\xyz\778\0)");
+  EXPECT_EQ(entry.source, R"(\999)");
+}
+
 TEST(HostFs, MissingPathIsAnError) {
   EXPECT_EQ(error_of([] { host_file_system("/no/such/path"); }).code(), ENOENT);
 }

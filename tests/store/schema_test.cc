@@ -74,6 +74,24 @@ TEST_F(SchemaTest, OtherDatabaseIsNoCatalog) {
   EXPECT_EQ(error_of([&] { upgrade_schema(database, current_schema()); }).code(), EINVAL);
 }
 
+TEST_F(SchemaTest, OneWithOtherThingsThanTablesIsRefusedByName) {
+  for (const std::string hostile :
+       {"DROP TABLE layer; CREATE VIEW endless AS WITH RECURSIVE r (id) AS (SELECT 1 UNION ALL "
+        "SELECT "
+        "id + 1 FROM r) SELECT * FROM r",
+        "CREATE TRIGGER endless AFTER INSERT ON layer BEGIN DELETE FROM image; END",
+        "CREATE VIRTUAL TABLE endless USING fts5(text)"}) {
+    remove_file(path());
+    make();
+    run_sql(path(), hostile);
+    Database database = open();
+    const Error error = error_of([&] { upgrade_schema(database, current_schema()); });
+    EXPECT_EQ(error.code(), EUCLEAN) << hostile;
+    EXPECT_NE(std::string(error.what()).find("endless"), std::string::npos) << error.what();
+    EXPECT_EQ(error_of([&] { require_schema(database, current_schema()); }).code(), EUCLEAN);
+  }
+}
+
 TEST_F(SchemaTest, NewerOneIsRefusedAndNotChanged) {
   make(version(3));
   Database database = open();

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "store/error.h"
+
+namespace cowfs {
+
+/// A descriptor that is no file of data (see File), closed with its owner.
+class Descriptor {
+ public:
+  /// Takes what a system call returned; throws errno with `what` if it failed.
+  Descriptor(int fd, const char* what) : fd_(fd) {
+    if (fd < 0) throw Error(errno, what);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() { ::close(fd_); }
+  [[nodiscard]] int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+}  // namespace cowfs
