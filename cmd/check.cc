@@ -255,7 +255,7 @@ int record_base(const Line& line) {
     run_job(*target.mount, {{"ask", "check"}, {"what", "record_base"}}, "reading the base",
             printer);
   } else {
-    const std::unique_ptr<Store> store = open_store(target.store, "check");
+    const std::unique_ptr<Store> store = open_store(target.store, "check", Needs::base);
     store->record_base(with_progress(printer));
     close_store(*store);
   }
@@ -285,7 +285,7 @@ int compare_base(const Line& line) {
 int clear(const Line& line) {
   if (line.store) {
     check_name(line.target);
-    const std::unique_ptr<Store> store = open_store(*line.store, "check");
+    const std::unique_ptr<Store> store = open_store(*line.store, "check", Needs::names);
     const std::shared_ptr<Image> image = store->find(line.target);
     if (image == nullptr) throw Error(ENOENT, "image " + line.target);
     image->clear_failure(false);

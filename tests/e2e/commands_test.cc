@@ -231,10 +231,12 @@ TEST_P(Commands, LsAndInfoOfAnImageTellTheSame) {
             (std::set<std::string>{"name", "size", "own_bytes", "private_percent", "inode", "mode",
                                    "uid", "gid", "modified", "changed", "created", "users"}));
   const Json info = CowfsJson(Line("info", {"dom1"}));
-  EXPECT_EQ(Keys(info), (std::set<std::string>{"kind", "name", "size", "own_bytes", "inode", "mode",
-                                               "uid", "private_percent", "gid", "modified",
-                                               "changed", "created", "base", "cow_file",
-                                               "chunk_size", "failure", "policy", "users"}));
+  EXPECT_EQ(Keys(info),
+            (std::set<std::string>{"kind",   "name",     "size",        "own_bytes",
+                                   "inode",  "mode",     "uid",         "private_percent",
+                                   "gid",    "modified", "changed",     "created",
+                                   "base",   "cow_file", "chunk_size",  "failure",
+                                   "parked", "policy",   "space_limit", "users"}));
   for (const auto& item : listed[0].items()) {
     EXPECT_EQ(info[item.key()], item.value()) << item.key();
   }
@@ -464,10 +466,13 @@ TEST_F(CommandsOnMounts, InfoOfAMountTellsItsFacts) {
   auto mount = MountBase();
   WriteFile(*mount / "dom1", RandomBytes(kMiB, 1));
   const Json info = CowfsJson({"info", MountPoint()});
-  EXPECT_EQ(Keys(info), (std::set<std::string>{"kind", "mount", "base", "base_size", "base_written",
-                                               "store", "chunk_size", "policy", "format_version",
-                                               "images", "own_bytes", "free_bytes", "total_bytes",
-                                               "cache", "read_only", "server_pid", "version"}));
+  EXPECT_EQ(
+      Keys(info),
+      (std::set<std::string>{
+          "kind",        "mount",      "base",           "base_size", "base_written", "store",
+          "chunk_size",  "policy",     "format_version", "images",    "own_bytes",    "free_bytes",
+          "total_bytes", "cache",      "full",           "parked",    "used_percent", "watermark",
+          "read_only",   "server_pid", "version"}));
   EXPECT_EQ(info["kind"], "mount");
   EXPECT_EQ(info["mount"], MountPoint().string());
   EXPECT_EQ(info["base"], Base().string());

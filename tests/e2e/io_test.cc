@@ -413,7 +413,7 @@ TEST_F(Durability, EveryWayToUnmountKeepsWhatWasWritten) {
 TEST_F(Durability, CloseReportsThatThereWasNoSpace) {
   MakeBase();
   const HostFileSystem small(Scratch(), "tmpfs", 12 * kMiB);
-  auto mount = MountBase({"--store", small.path() / "store"});
+  auto mount = MountBase({"--store", small.path() / "store", "-o", "full=error"});
   Must(Execute({"truncate", "-s", "64M", (*mount / "dom1").string()}));
   Touch(*mount / "dom2");
   File image(*mount / "dom1");
