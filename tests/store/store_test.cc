@@ -341,6 +341,7 @@ TEST_F(StoreTest, FailedRenameChangesNothing) {
   EXPECT_EQ(id_of("a"), a);
   EXPECT_EQ(id_of("b"), b);
   EXPECT_EQ(content(*use("b")), base_content_);
+  run_sql(catalog_path(), "DROP TRIGGER t");
   reopen_after_crash();
   EXPECT_EQ(id_of("a"), a);
   EXPECT_EQ(id_of("b"), b);
