@@ -322,6 +322,10 @@ std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer
 }
 
 SpaceLimit::Claim Image::claim_space(uint64_t bytes) {
+  if (bytes > 0 && !context_.reserve.spares_images()) {
+    throw Error::with_message(ENOSPC, "image " + std::to_string(id_) +
+                                          ": what is left of the disk is kept for the catalog");
+  }
   return space_limit_.claim(bytes, [this] { return own_bytes(); });
 }
 

@@ -18,6 +18,7 @@
 #include "store/group_commit.h"
 #include "store/layer.h"
 #include "store/range_lock.h"
+#include "store/reserve.h"
 #include "store/space_limit.h"
 #include "store/synchronized.h"
 
@@ -51,6 +52,7 @@ class Image : public std::enable_shared_from_this<Image> {
     const Base* base;  ///< null: no image can be used
     ChunkSize chunk;
     Catalog& catalog;
+    Reserve& reserve;
     spdlog::logger& log;
     /// Called when the last use of an unlinked image ends.
     std::function<void(Image&)> free_unlinked;

@@ -35,6 +35,7 @@ bool Reserve::give_up() {
     if (held() == 0) return false;
     // The file stays: on a disk without a free block it could not be made again.
     File(path_in(directory_), O_WRONLY | O_NOFOLLOW, 0, hook_).truncate(0);
+    given_up_ = true;
     return true;
   } catch (const Error&) {
     return false;
@@ -44,9 +45,13 @@ bool Reserve::give_up() {
 bool Reserve::renew() {
   const std::lock_guard lock(mutex_);
   try {
-    if (held() >= size_) return true;
+    if (held() >= size_) {
+      given_up_ = false;
+      return true;
+    }
     if (space_at(directory_).available < 2 * size_) return false;
     File(path_in(directory_), O_WRONLY | O_CREAT | O_NOFOLLOW, 0600, hook_).allocate(0, size_);
+    given_up_ = false;
     return true;
   } catch (const Error&) {
     return false;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -23,6 +24,10 @@ class Reserve {
   /// Whether it is whole.
   bool renew();
 
+  /// Whether images may take new space: not while it is given up, or they would take what was meant
+  /// for the catalog. Tries to make it whole first.
+  bool spares_images() { return !given_up_.load() || renew(); }
+
   /// Bytes that it holds when it is whole: 1/64 of the file system, from 256 KiB to 16 MiB.
   [[nodiscard]] uint64_t size() const { return size_; }
   [[nodiscard]] static std::string path_in(const std::string& directory) {
@@ -36,6 +41,7 @@ class Reserve {
   const FaultHook* hook_;
   const uint64_t size_;
   std::mutex mutex_;  // one change at a time
+  std::atomic<bool> given_up_ = false;
 };
 
 }  // namespace cowfs

@@ -283,6 +283,7 @@ void Store::load() {
       Image::Context{.base = base_.get(),
                      .chunk = ChunkSize(facts_.chunk_size),
                      .catalog = *catalog_,
+                     .reserve = *reserve_,
                      .log = *options_.log,
                      .free_unlinked = [this](Image& image) { free_unlinked(image); }});
 
