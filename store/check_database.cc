@@ -12,6 +12,7 @@
 #include "store/check_database.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 
 #include <filesystem>
 #include <set>
@@ -74,13 +75,13 @@ bool check_schema(Database& database, Database& expected, CheckReport& report) {
   const auto there = objects_of(database);
   for (const auto& [type, name] : wanted) {
     if (!there.contains({type, name})) {
-      wrong("its " + type + " " + name + " is missing");
+      wrong(fmt::format("its {} {} is missing", type, name));
     } else if (columns_of(database, name) != columns_of(expected, name)) {
-      wrong("the columns of its " + type + " " + name + " are not those of this format");
+      wrong(fmt::format("the columns of its {} {} are not those of this format", type, name));
     }
   }
   for (const auto& [type, name] : there) {
-    if (!wanted.contains({type, name})) wrong("it holds a strange " + type + " " + name);
+    if (!wanted.contains({type, name})) wrong(fmt::format("it holds a strange {} {}", type, name));
   }
   return good;
 }
