@@ -119,8 +119,9 @@ bool check_types(Database& database, Database& expected, CheckReport& report) {
     report.add({.severity = Severity::damage,
                 .kind = "catalog_rows",
                 .image = "",
-                .what = "catalog: " + std::to_string(count.integer(0)) + " rows of table " + table +
-                        " hold something else than " + select.text(2) + " in column " + column,
+                .what = fmt::format(
+                    "catalog: {} rows of table {} hold something else than {} in column {}",
+                    count.integer(0), table, select.text(2), column),
                 .remedy = kCopyBack});
   }
   return good;
