@@ -8,15 +8,19 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <chrono>
 #include <fstream>
+#include <functional>
+#include <future>
 #include <iterator>
 #include <memory>
 #include <optional>
 #include <sstream>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "store/error.h"
@@ -67,92 +71,71 @@ std::vector<std::string> entries(const std::string& directory) {
   return names;
 }
 
-class Scan {
- public:
-  explicit Scan(uint64_t device) : device_(device) {}
+void add_process(Users& found, pid_t pid, uint64_t inode, const std::string& path) {
+  const auto [first, last] = found.equal_range(inode);
+  if (first != last) return;
+  const std::string command = value_in("/proc/" + std::to_string(pid) + "/comm");
+  found.emplace(
+      inode,
+      User{
+          .kind = User::Kind::process, .pid = pid, .command = command, .device = "", .path = path});
+}
 
-  void processes() {
-    for (const std::string& name : entries("/proc")) {
-      pid_t pid = 0;
-      const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
-      if (error == std::errc() && *end == '\0' && pid != ::getpid()) process(pid);
-    }
-  }
-
-  void loop_devices() {
-    for (const std::string& name : entries("/sys/block")) {
-      if (name.starts_with("loop")) loop_device(name);
-    }
-  }
-
-  Users take() { return std::move(found_); }
-
- private:
-  void process(pid_t pid) {
-    const std::string directory = "/proc/" + std::to_string(pid) + "/";
-    for (const char* link : {"cwd", "root", "exe"}) link_of(pid, directory + link);
-    const std::string descriptors = directory + "fd/";
-    for (const std::string& fd : entries(descriptors)) link_of(pid, descriptors + fd);
-    mappings(pid, directory + "maps");
-  }
-
-  void link_of(pid_t pid, const std::string& link) {
+Users files_of_process(uint64_t device, pid_t pid) {
+  Users found;
+  const auto add_link = [&](const std::string& link) {
     const std::optional<FileIdentity> file = identify(link);
-    if (file && file->device == device_) add_process(pid, file->inode, link_target(link));
+    if (file && file->device == device) add_process(found, pid, file->inode, link_target(link));
+  };
+  const std::string directory = "/proc/" + std::to_string(pid) + "/";
+  for (const char* link : {"cwd", "root", "exe"}) add_link(directory + link);
+  const std::string descriptors = directory + "fd/";
+  for (const std::string& fd : entries(descriptors)) add_link(descriptors + fd);
+  std::ifstream file(directory + "maps");
+  for (std::string line; std::getline(file, line);) {
+    const std::optional<MappedFile> mapped = parse_mapping(line);
+    if (mapped && mapped->device == device) add_process(found, pid, mapped->inode, mapped->path);
   }
+  return found;
+}
 
-  void mappings(pid_t pid, const std::string& path) {
-    std::ifstream file(path);
-    for (std::string line; std::getline(file, line);) {
-      const std::optional<MappedFile> mapped = parse_mapping(line);
-      if (mapped && mapped->device == device_) add_process(pid, mapped->inode, mapped->path);
-    }
+std::optional<FileIdentity> ask_loop_device(const std::string& device) {
+  try {
+    const File file(device, O_RDONLY | O_NONBLOCK);
+    loop_info64 info{};
+    if (::ioctl(file.fd(), LOOP_GET_STATUS64, &info) != 0) return std::nullopt;
+    // The kernel's own encoding of a device number, "huge", is that of 64 bits here.
+    return FileIdentity{.device = info.lo_device, .inode = info.lo_inode};
+  } catch (const Error&) {
+    return std::nullopt;
   }
+}
 
-  void add_process(pid_t pid, uint64_t inode, const std::string& path) {
-    const auto [first, last] = found_.equal_range(inode);
-    const bool known = std::any_of(first, last, [&](const auto& entry) {
-      return entry.second.kind == User::Kind::process && entry.second.pid == pid;
-    });
-    if (known) return;
-    const std::string command = value_in("/proc/" + std::to_string(pid) + "/comm");
-    found_.emplace(inode, User{.kind = User::Kind::process,
-                               .pid = pid,
-                               .command = command,
-                               .device = "",
-                               .path = path});
-  }
+/// sysfs names the backing file to everybody. The device itself is asked only where the name leads
+/// nowhere, since a device that is open cannot be detached at once.
+Users file_of_loop_device(uint64_t device, const std::string& name) {
+  const std::string file = value_in("/sys/block/" + name + "/loop/backing_file");
+  if (file.empty()) return {};
+  const std::string path = "/dev/" + name;
+  std::optional<FileIdentity> backing;
+  if (!file.ends_with(" (deleted)")) backing = identify(file);
+  if (!backing) backing = ask_loop_device(path);
+  if (!backing || backing->device != device) return {};
+  return {{backing->inode,
+           User{.kind = User::Kind::loop, .pid = 0, .command = "", .device = path, .path = file}}};
+}
 
-  /// sysfs names the backing file to everybody. The device itself is asked only where the name
-  /// leads nowhere, since a device that is open cannot be detached at once.
-  void loop_device(const std::string& name) {
-    const std::string file = value_in("/sys/block/" + name + "/loop/backing_file");
-    if (file.empty()) return;
-    const std::string device = "/dev/" + name;
-    std::optional<FileIdentity> backing;
-    if (!file.ends_with(" (deleted)")) backing = identify(file);
-    if (!backing) backing = ask_loop_device(device);
-    if (!backing || backing->device != device_) return;
-    found_.emplace(
-        backing->inode,
-        User{.kind = User::Kind::loop, .pid = 0, .command = "", .device = device, .path = file});
-  }
-
-  static std::optional<FileIdentity> ask_loop_device(const std::string& device) {
-    try {
-      const File file(device, O_RDONLY | O_NONBLOCK);
-      loop_info64 info{};
-      if (::ioctl(file.fd(), LOOP_GET_STATUS64, &info) != 0) return std::nullopt;
-      // The kernel's own encoding of a device number, "huge", is that of 64 bits here.
-      return FileIdentity{.device = info.lo_device, .inode = info.lo_inode};
-    } catch (const Error&) {
-      return std::nullopt;
-    }
-  }
-
-  const uint64_t device_;
-  Users found_;
-};
+/// What `look` finds, or nothing if it takes longer than anybody wants to wait: the kernel lets who
+/// looks at a process wait while that is in execve(2), and execve(2) waits for ever where it closes
+/// an image whose writes wait for space. The thread that looks is left to itself then.
+Users look_with_patience(std::function<Users()> look) {
+  constexpr std::chrono::milliseconds patience{500};
+  std::packaged_task<Users()> task(std::move(look));
+  std::future<Users> found = task.get_future();
+  std::thread(std::move(task)).detach();
+  if (found.wait_for(patience) != std::future_status::ready) return {};
+  return found.get();
+}
 
 }  // namespace
 
@@ -173,10 +156,18 @@ std::optional<MappedFile> parse_mapping(const std::string& line) {
 }
 
 Users users_of_mount(uint64_t device) {
-  Scan scan(device);
-  scan.processes();
-  scan.loop_devices();
-  return scan.take();
+  Users users;
+  for (const std::string& name : entries("/proc")) {
+    pid_t pid = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (error != std::errc() || *end != '\0' || pid == ::getpid()) continue;
+    users.merge(look_with_patience([device, pid] { return files_of_process(device, pid); }));
+  }
+  for (const std::string& name : entries("/sys/block")) {
+    if (!name.starts_with("loop")) continue;
+    users.merge(look_with_patience([device, name] { return file_of_loop_device(device, name); }));
+  }
+  return users;
 }
 
 std::string describe(const User& user) {

@@ -25,8 +25,9 @@ using Users = std::multimap<uint64_t, User>;
 /// Who uses the mount whose files have `st_dev` = `device`: processes with an open file, a mapping,
 /// a working or root directory or a program in it, and loop devices. One scan of the host, once for
 /// each user and inode. The calling process is left out; so is what it may not look at, which for
-/// who is not root are the processes of others. Asks the mount's server nothing but what a loop
-/// device over an unlinked image asks. Thread-safe.
+/// who is not root are the processes of others, and what the kernel does not let anybody look at
+/// within half a second: a process that hangs in execve(2). Asks the mount's server nothing but
+/// what a loop device over an unlinked image asks. Thread-safe.
 Users users_of_mount(uint64_t device);
 
 /// A file that is mapped, from a line of /proc/PID/maps (proc(5)).

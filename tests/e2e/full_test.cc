@@ -256,13 +256,11 @@ TEST_P(Full, AServerThatWasKilledOnAFullDiskComesBack) {
   auto mount = MountOnHost("full=wait");
   Touch(*mount / "dom1");
   const Bytes own = RandomBytes(kMiB, 1);
-  {
-    const File image(*mount / "dom1");
-    image.Write(0, own);
-    Fill();
-    image.Sync();
-    mount->Kill();
-  }
+  // At the server, and not committed yet; the commit then finds the disk full.
+  ASSERT_EQ(WriteDirectly(*mount / "dom1", 0, own), 0);
+  Fill();
+  File(*mount / "dom1").Sync();
+  mount->Kill();
   Must(Cowfs({"umount", MountPoint()}));
   mount->MountAgain();
   EXPECT_TRUE(Same(own, File(*mount / "dom1").Read(0, kMiB)));
@@ -309,6 +307,28 @@ TEST_P(Limit, HoldsOverMountsAndTrimsMakeRoomBelowIt) {
     image.Sync();
   }
   EXPECT_EQ(WriteDirectly(*mount / "dom1", 8 * kMiB, RandomBytes(kMiB, 4)), 0);
+}
+
+// execve(2) closes the image, which waits for its writes, and the kernel lets nobody look at a
+// process in execve(2).
+TEST_P(Limit, AProcessThatCannotBeLookedAtHoldsUpNoCommand) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  Must(Cowfs({"limit", *mount / "dom1", "64K"}));
+  Background stuck({"python3", "-c",
+                    "import os, sys\n"
+                    "fd = os.open(sys.argv[1], os.O_RDWR)\n"
+                    "os.write(fd, b'x' * (4 << 20))\n"
+                    "os.execlp('sleep', 'sleep', '1000')\n",
+                    *mount / "dom1"},
+                   Scratch() / "out", Scratch() / "err");
+  const RunOptions in_time{.timeout = std::chrono::seconds(30)};
+  ASSERT_TRUE(Waits(MountPoint()));
+  Must(Cowfs({"info", *mount / "dom1"}, in_time));
+  Must(Cowfs({"ls", MountPoint()}, in_time));
+  const Result forced = Cowfs({"umount", "--force", MountPoint()}, in_time);
+  EXPECT_TRUE(Mentions(forced.err, "unmounted, but not all is durable"));
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
 }
 
 TEST_P(Limit, IsNotForEverybodyToChange) {
