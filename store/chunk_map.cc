@@ -140,15 +140,17 @@ std::pair<ChunkState, uint64_t> ChunkMap::run(uint64_t chunk, uint64_t limit) {
     const uint64_t at = chunk + length;
     const uint64_t page = at / kChunksPerPage;
     const uint64_t in_page = at % kChunksPerPage;
-    const uint32_t slot =
-        leaf(page)[page & ((1U << kLeafBits) - 1)].load(std::memory_order_acquire);
+    const Leaf& pages = leaf(page);
+    const uint64_t in_leaf = page & ((1U << kLeafBits) - 1);
+    const uint32_t slot = pages[in_leaf].load(std::memory_order_acquire);
     if (slot == 0) {
       if (first) {
         state = ChunkState::absent;
         first = false;
       }
       if (state != ChunkState::absent) break;
-      length += kChunksPerPage - in_page;
+      const uint64_t empty_pages = &pages == &empty_leaf_ ? pages.size() - in_leaf : 1;
+      length += empty_pages * kChunksPerPage - in_page;
       continue;
     }
     const uint64_t in_word = in_page % kChunksPerWord;
