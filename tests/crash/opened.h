@@ -16,8 +16,9 @@ struct Opened {
 };
 
 /// Makes the state's files below `directory` and opens the store there with the ordinary code,
-/// which needs no repair (I6); reads everything; then writes to an image, grows it, flushes, opens
-/// the store again and compares. `may_be_new`: where there is no store yet one is made.
+/// which needs no repair (I6); reads everything; then writes to an image, grows it, flushes, closes
+/// the store, lets the check look for damage, opens the store again and compares. `may_be_new`:
+/// where there is no store yet one is made.
 Opened open_state(const Disk& disk, const Scenario& scenario, const std::string& directory,
                   const std::string& base_path, bool may_be_new);
 
