@@ -9,7 +9,6 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "store/chunk_map.h"
 #include "store/chunk_size.h"
@@ -95,8 +94,7 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
     database.checkpoint();  // all of it is in the one file, and durable
   }
   if (::rename(draft.c_str(), path.c_str()) != 0) throw Error(errno, "make " + path);
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-  File(parent.empty() ? "." : parent.string(), O_RDONLY | O_DIRECTORY).sync();
+  sync_entry(path);
 }
 
 bool Catalog::exists(const std::string& path) {
@@ -126,6 +124,9 @@ Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& sch
   // A server that was killed may have left commits in the log that it had not synced. What is seen
   // of them from here on is relied upon: a flush that finds nothing new commits nothing (I3).
   database_.checkpoint();
+  // SQLite makes its log with the first access, and syncs the directory with its first commit; but
+  // it takes it for success if it cannot open the directory then (osOpenDirectory in os_unix.c).
+  sync_entry(path);
 }
 
 void Catalog::check_rows() {

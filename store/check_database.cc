@@ -147,7 +147,7 @@ std::string save_before_repair(Database& database, const std::string& catalog_pa
   const File file(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   database.copy_to(path);
   file.sync();
-  File(std::filesystem::path(path).parent_path(), O_RDONLY | O_DIRECTORY).sync();
+  sync_entry(path);
   return path;
 }
 

@@ -96,6 +96,9 @@ class File {
   const FaultHook* hook_ = nullptr;
 };
 
+/// Makes the entry of `path` in its directory durable, as far as it is there.
+void sync_entry(const std::string& path);
+
 /// unlink(2); a missing file is not an error.
 void remove_file(const std::string& path, const FaultHook* hook = nullptr);
 

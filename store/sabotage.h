@@ -4,8 +4,8 @@
 
 namespace cowfs {
 
-/// Faults in the order that makes commits safe. The crash explorer (tests/crash) puts them in, one
-/// at a time, to prove that it finds what they do.
+/// Faults in the order that makes commits safe, and in what is done where a call fails. The crash
+/// explorer (tests/crash) puts them in, one at a time, to prove that it finds what they do.
 enum class Sabotage : uint8_t {
   none,
   commit_before_sync,   ///< the map is committed before its data is synced
@@ -15,6 +15,8 @@ enum class Sabotage : uint8_t {
   commit_live_page,     ///< the map page of the moment is committed, not the copy
   punch_before_commit,  ///< what a commit frees is punched before it
   no_directory_sync,    ///< a new CoW file is synced, its directory is not
+  trust_failed_sync,    ///< a data sync that failed counts as done
+  trust_short_read,     ///< half a read counts as all of it
 };
 
 #ifdef COWFS_SABOTAGE

@@ -173,8 +173,7 @@ bool upgrade_schema(Database& database, const Schema& schema) {
   const File file(copy, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   database.copy_to(copy);
   file.sync();
-  const std::string directory = std::filesystem::path(copy).parent_path();
-  File(directory.empty() ? "." : directory, O_RDONLY | O_DIRECTORY).sync();
+  sync_entry(copy);
 
   Transaction transaction(database);
   for (const char* sql : steps) database.execute(sql);

@@ -48,9 +48,9 @@ uint64_t trace_seed(uint64_t seed, uint64_t index) {
 }
 
 std::string describe(const Scenario& scenario, const std::string& violation) {
-  return "trace " + std::to_string(scenario.seed) + " (explore --replay " +
-         std::to_string(scenario.seed) + "), the shortest found:\n  " + scenario.text() +
-         violation + "\n";
+  return "trace " + std::to_string(scenario.seed) + " (explore " +
+         (scenario.fault ? "--faults " : "") + "--replay " + std::to_string(scenario.seed) +
+         "), the shortest found:\n  " + scenario.text() + violation + "\n";
 }
 
 /// A directory in memory: thousands of syncs take their time on a disk.
@@ -113,7 +113,7 @@ class Job {
     while (!shared_.stop && (options.seconds == 0 || seconds_since(start) < options.seconds)) {
       const uint64_t index = shared_.next_trace++;
       if (options.traces > 0 && index >= options.traces) break;
-      const Scenario scenario = make_scenario(trace_seed(options.seed, index));
+      const Scenario scenario = make_scenario(trace_seed(options.seed, index), options.faults);
       std::ofstream(directory_ + ".trace") << scenario.seed;
       ++traces;
       if (const auto violation = explorer.explore(scenario, kCutsPerTrace)) {
@@ -183,13 +183,13 @@ Report explore(const Options& options) {
   return report;
 }
 
-Report replay(uint64_t seed) {
+Report replay(uint64_t seed, bool faults) {
   const auto start = Clock::now();
   const std::string directory = make_directory();
   Report report{.seed = seed, .traces = 1};
   {
     Explorer explorer(directory + "/replay");
-    const Scenario scenario = make_scenario(seed);
+    const Scenario scenario = make_scenario(seed, faults);
     if (const auto violation = explorer.explore(scenario, kCutsPerTrace)) {
       report.violations = describe(scenario, *violation);
       const auto [shortest, why] = explorer.shrink(scenario, *violation);

@@ -12,6 +12,7 @@ struct Options {
   double seconds = 0;   ///< 0: no limit
   uint64_t traces = 0;  ///< 0: no limit
   unsigned jobs = 2;
+  bool faults = false;  ///< calls fail in the traces
 };
 
 struct Report {
@@ -28,6 +29,6 @@ struct Report {
 Report explore(const Options& options);
 
 /// Only the trace with this seed, as a report of a violation names it.
-Report replay(uint64_t seed);
+Report replay(uint64_t seed, bool faults);
 
 }  // namespace cowfs::crash

@@ -27,6 +27,11 @@
 // nothing. The store is opened again over what is there, unsynced or not, and must show what the
 // oracle allows; what it shows then, a flush must make durable like all else.
 //
+// Faults. With --faults some call fails, SQLite's too, or all from it on, or a half is read or
+// written (faults). A step may end with an error then. The disk is put in order, and the store,
+// alive as it is, must show what the oracle allows, go on, and survive power cuts as ever: a flush
+// that returned success over a sync that failed is seen at the next cut.
+//
 // Threads. Writes inside the syncs of a flush are made by the flushing thread itself, so that the
 // trace is the same each time. A quarter of the traces has true threads, on sectors of their own,
 // and is not.
@@ -61,6 +66,8 @@ int main(int argc, char** argv) {
   app.add_option("--traces", options.traces, "how many; no limit by default");
   app.add_option("--jobs", options.jobs, "processes; by default one for each CPU")
       ->check(CLI::Range(1, 1024));
+  app.add_flag("--faults", options.faults,
+               "calls fail in the traces: EIO, ENOSPC, EMFILE, ENOMEM, half transfers");
   auto* replay = app.add_option("--replay", seed_of_trace, "only the trace with this seed");
   app.footer(
       "Example: explore --seed 7 --minutes 60\nExit status: 0 nothing found, 1 a violation, 2 "
@@ -72,8 +79,8 @@ int main(int argc, char** argv) {
   }
   options.seconds = minutes * 60;
 
-  const Report report =
-      replay->count() > 0 ? cowfs::crash::replay(seed_of_trace) : cowfs::crash::explore(options);
+  const Report report = replay->count() > 0 ? cowfs::crash::replay(seed_of_trace, options.faults)
+                                            : cowfs::crash::explore(options);
   std::cout << report.text();
   return report.violations.empty() ? 0 : 1;
 }

@@ -25,5 +25,10 @@ TEST(Explore, FindsNothingWithANewSeed) {
   expect_clean({.seed = std::random_device()(), .seconds = 30});
 }
 
+TEST(Explore, FindsNothingWhereCallsFail) {
+  expect_clean({.seed = 1, .traces = 150, .faults = true});
+  expect_clean({.seed = std::random_device()(), .seconds = 20, .faults = true});
+}
+
 }  // namespace
 }  // namespace cowfs::crash

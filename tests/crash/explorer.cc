@@ -31,6 +31,7 @@ std::vector<Position> cut_positions(const Run& run, unsigned count, std::mt19937
     positions.push_back(operation.at + 1);
     if (operation.end != kNever) positions.push_back(operation.end + 1);
   }
+  positions.push_back(run.end());
   for (const Position end : run.step_ends()) positions.push_back(end + 1);
   std::erase_if(positions, [&](Position at) { return at <= run.start(); });
   std::shuffle(positions.begin(), positions.end(), random);

@@ -1,4 +1,4 @@
-// Calls that change files, caught on their way from this program and its shared libraries
+// Calls that read and change files, caught on their way from this program and its shared libraries
 //
 // The symbols that an executable defines win over those of shared libraries. So SQLite's calls come
 // here as those of store/ do; no production code takes part. Calls that libc makes for itself (a
@@ -42,9 +42,10 @@ long open_call(const char* path, int flags, mode_t mode) {
   return dispatch({.kind = FileCall::Kind::open, .path = path, .flags = flags, .mode = mode});
 }
 
-long write_call(int fd, std::vector<iovec> data, off64_t offset, bool positioned) {
+long transfer(FileCall::Kind kind, int fd, std::vector<iovec> data, off64_t offset,
+              bool positioned) {
   const uint64_t length = total(data);
-  return dispatch({.kind = FileCall::Kind::write,
+  return dispatch({.kind = kind,
                    .fd = fd,
                    .offset = static_cast<uint64_t>(offset),
                    .length = length,
@@ -53,7 +54,12 @@ long write_call(int fd, std::vector<iovec> data, off64_t offset, bool positioned
 }
 
 long write_call(int fd, const void* buffer, size_t size, off64_t offset, bool positioned) {
-  return write_call(fd, {{const_cast<void*>(buffer), size}}, offset, positioned);
+  return transfer(FileCall::Kind::write, fd, {{const_cast<void*>(buffer), size}}, offset,
+                  positioned);
+}
+
+long read_call(int fd, void* buffer, size_t size, off64_t offset, bool positioned) {
+  return transfer(FileCall::Kind::read, fd, {{buffer, size}}, offset, positioned);
 }
 
 long allocate_call(int fd, int mode, off64_t offset, off64_t length) {
@@ -88,6 +94,7 @@ long perform(const FileCall& call) {
   switch (call.kind) {
     case FileCall::Kind::open:
       return ::syscall(SYS_openat, AT_FDCWD, call.path, call.flags | O_LARGEFILE, call.mode);
+    case FileCall::Kind::read:
     case FileCall::Kind::write: {
       std::vector<iovec> data;  // as much of it as the length says
       uint64_t rest = call.length;
@@ -96,8 +103,12 @@ long perform(const FileCall& call) {
         if (size > 0) data.push_back({piece.iov_base, size});
         rest -= size;
       }
-      if (!call.positioned) return ::syscall(SYS_writev, call.fd, data.data(), data.size());
-      return ::syscall(SYS_pwritev, call.fd, data.data(), data.size(), call.offset, 0);
+      const bool reads = call.kind == FileCall::Kind::read;
+      if (!call.positioned) {
+        return ::syscall(reads ? SYS_readv : SYS_writev, call.fd, data.data(), data.size());
+      }
+      return ::syscall(reads ? SYS_preadv : SYS_pwritev, call.fd, data.data(), data.size(),
+                       call.offset, 0);
     }
     case FileCall::Kind::allocate:
       return ::syscall(SYS_fallocate, call.fd, call.flags, call.offset, call.length);
@@ -163,10 +174,26 @@ ssize_t pwrite64(int fd, const void* buffer, size_t size, off64_t offset) {
   return crash::write_call(fd, buffer, size, offset, true);
 }
 ssize_t pwritev(int fd, const iovec* data, int count, off_t offset) {
-  return crash::write_call(fd, {data, data + count}, offset, true);
+  return crash::transfer(FileCall::Kind::write, fd, {data, data + count}, offset, true);
 }
 ssize_t pwritev64(int fd, const iovec* data, int count, off64_t offset) {
-  return crash::write_call(fd, {data, data + count}, offset, true);
+  return crash::transfer(FileCall::Kind::write, fd, {data, data + count}, offset, true);
+}
+
+ssize_t read(int fd, void* buffer, size_t size) {
+  return crash::read_call(fd, buffer, size, 0, false);
+}
+ssize_t pread(int fd, void* buffer, size_t size, off_t offset) {
+  return crash::read_call(fd, buffer, size, offset, true);
+}
+ssize_t pread64(int fd, void* buffer, size_t size, off64_t offset) {
+  return crash::read_call(fd, buffer, size, offset, true);
+}
+ssize_t preadv(int fd, const iovec* data, int count, off_t offset) {
+  return crash::transfer(FileCall::Kind::read, fd, {data, data + count}, offset, true);
+}
+ssize_t preadv64(int fd, const iovec* data, int count, off64_t offset) {
+  return crash::transfer(FileCall::Kind::read, fd, {data, data + count}, offset, true);
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t length) {

@@ -8,9 +8,21 @@
 
 namespace cowfs::crash {
 
-/// A call that changes files, or makes changes durable, before it is done.
+/// A call that reads or changes files, or makes changes durable, before it is done.
 struct FileCall {
-  enum class Kind { open, write, allocate, truncate, clone, rename, unlink, mkdir, rmdir, sync };
+  enum class Kind {
+    open,
+    read,
+    write,
+    allocate,
+    truncate,
+    clone,
+    rename,
+    unlink,
+    mkdir,
+    rmdir,
+    sync
+  };
 
   Kind kind;
   int fd = -1;                ///< of all but open, rename, unlink, mkdir, rmdir
@@ -19,10 +31,10 @@ struct FileCall {
   int flags = 0;              ///< of open and renameat2; the mode of fallocate
   mode_t mode = 0;            ///< of open and mkdir
   uint64_t offset = 0;
-  uint64_t length = 0;           ///< bytes; of a truncate the new size
-  bool positioned = true;        ///< a write at `offset`, not at the descriptor's own position
-  bool data_only = false;        ///< of a sync: fdatasync
-  std::vector<iovec> data = {};  ///< of a write
+  uint64_t length = 0;     ///< bytes; of a truncate the new size
+  bool positioned = true;  ///< a read or write at `offset`, not at the descriptor's own position
+  bool data_only = false;  ///< of a sync: fdatasync
+  std::vector<iovec> data = {};  ///< of a read or write
   int source = -1;               ///< of a clone
   uint64_t source_offset = 0;
 };

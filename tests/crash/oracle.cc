@@ -174,7 +174,11 @@ Bytes Oracle::content(const std::string& name) const {
   return images_.at(name_spaces_.back().names.at(name)).bytes;
 }
 
-void Oracle::reopened(Span span, const Shown& shown) {
+void Oracle::reopened(Span span, const Shown& shown) { take_over(span, shown, true); }
+
+void Oracle::recovered(Span span, const Shown& shown) { take_over(span, shown, false); }
+
+void Oracle::take_over(Span span, const Shown& shown, bool killed) {
   const std::lock_guard lock(mutex_);
   const Token token = begin(span.begin);
   spans_[token].end = span.end;
@@ -189,7 +193,7 @@ void Oracle::reopened(Span span, const Shown& shown) {
            });
   };
   if (!agrees() && name_spaces_.size() > 1) names = name_spaces_[name_spaces_.size() - 2];
-  names.token = token;
+  names.token = killed ? token : begin(span.begin);
   name_spaces_.push_back(names);
   for (const auto& [name, id] : names.names) {
     const auto found = shown.find(name);
@@ -199,7 +203,7 @@ void Oracle::reopened(Span span, const Shown& shown) {
     const uint64_t old = image.bytes.size();
     const uint64_t size = found->second.size();
     image.bytes = found->second;
-    image.sizes.push_back({.token = token, .at_once = true, .from = size, .to = size});
+    image.sizes.push_back({.token = token, .at_once = killed, .from = size, .to = size});
     note(image, token, 0, std::max(old, size), false);
   }
 }

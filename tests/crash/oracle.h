@@ -62,6 +62,10 @@ class Oracle {
   /// A store that was killed shows this when it is open again, from `span` on: nothing of it may
   /// go away again without reason, but data only once it is flushed.
   void reopened(Span span, const Shown& shown);
+  /// As reopened, of a store that was not killed, but in which something failed: of sizes, too,
+  /// nothing is durable before a flush; and a change of names that failed may still turn up after a
+  /// power cut, as long as no later one has replaced it in the catalog's log.
+  void recovered(Span span, const Shown& shown);
 
   /// What is wrong with a store that shows this after a power cut at `at`; nothing if all is well.
   [[nodiscard]] std::optional<std::string> objection(Position at, const Shown& shown) const;
@@ -92,6 +96,7 @@ class Oracle {
   };
 
   Token begin(Position now);
+  void take_over(Span span, const Shown& shown, bool killed);
   ModelImage& image(const std::string& name) {
     return images_.at(name_spaces_.back().names.at(name));
   }

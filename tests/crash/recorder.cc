@@ -22,6 +22,15 @@ struct stat status_of(const std::string& path) {
   return status;
 }
 
+/// What a file holds, which no fault keeps from the recorder.
+long read_back(int fd, std::span<std::byte> bytes, uint64_t offset) {
+  return perform({.kind = FileCall::Kind::read,
+                  .fd = fd,
+                  .offset = offset,
+                  .length = bytes.size(),
+                  .data = {{bytes.data(), bytes.size()}}});
+}
+
 }  // namespace
 
 Recorder::Recorder(std::string root, bool reflinks) : root_(std::move(root)), reflinks_(reflinks) {
@@ -110,6 +119,13 @@ Inode Recorder::inode_of(int fd) const {
 }
 
 long Recorder::around(FileCall& call) {
+  if (faults_ != nullptr) {
+    if (const std::optional<int> code = faults_->apply(call)) {
+      errno = *code;
+      return -1;
+    }
+  }
+  if (call.kind == FileCall::Kind::read) return perform(call);
   const bool by_name = call.fd < 0;
   if (by_name && (!below_root(call.path) ||
                   (call.kind == FileCall::Kind::open && (call.flags & (O_CREAT | O_TRUNC)) == 0))) {
@@ -176,10 +192,9 @@ void Recorder::record_write(Inode inode, uint64_t offset, uint64_t length, int f
   const std::string again = "/proc/self/fd/" + std::to_string(fd);
   const long reader =
       perform({.kind = FileCall::Kind::open, .path = again.c_str(), .flags = O_RDONLY | O_CLOEXEC});
-  const ssize_t count =
-      ::pread(static_cast<int>(reader), sectors.data(), sectors.size(), static_cast<off_t>(start));
+  const long count = read_back(static_cast<int>(reader), sectors, start);
   ::close(static_cast<int>(reader));
-  sectors.resize(static_cast<size_t>(std::max<ssize_t>(count, 0)));
+  sectors.resize(static_cast<size_t>(std::max<long>(count, 0)));
   record({.kind = Operation::Kind::write,
           .inode = inode,
           .offset = offset,
@@ -194,9 +209,8 @@ long Recorder::clone(const FileCall& call, Inode inode) {
     return -1;
   }
   std::vector<std::byte> bytes(call.length);
-  const ssize_t count =
-      ::pread(call.source, bytes.data(), bytes.size(), static_cast<off_t>(call.source_offset));
-  if (count != static_cast<ssize_t>(bytes.size())) {
+  const long count = read_back(call.source, bytes, call.source_offset);
+  if (count != static_cast<long>(bytes.size())) {
     errno = EINVAL;
     return -1;
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/crash/disk.h"
+#include "tests/crash/faults.h"
 #include "tests/crash/interpose.h"
 
 namespace cowfs::crash {
@@ -29,6 +30,9 @@ class Recorder final : public Interposer {
   ~Recorder() override;
 
   long around(FileCall& call) override;
+
+  /// What makes calls fail here; set before anything is under way.
+  void set_faults(Faults* faults) { faults_ = faults; }
 
   /// A position for an event of the caller's.
   [[nodiscard]] Position mark();
@@ -77,6 +81,7 @@ class Recorder final : public Interposer {
 
   const std::string root_;
   const bool reflinks_;
+  Faults* faults_ = nullptr;
   std::atomic<bool> jumpy_ = false;
   std::mutex mutex_;  // guards what follows
   std::function<void()> during_sync_;

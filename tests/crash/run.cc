@@ -85,6 +85,7 @@ Run::Run(const Scenario& scenario, const std::string& directory)
       root_(make_root(directory + "/run")),
       base_(base_content(scenario)),
       recorder_(root_, scenario.reflinks),
+      faults_(directory + "/"),
       oracle_(base_) {
   try {
     play();
@@ -106,6 +107,10 @@ void Run::play() {
     recorder_.settle();
     start_ = recorder_.mark();
   }
+  if (scenario_.fault) {
+    recorder_.set_faults(&faults_);
+    faults_.arm(*scenario_.fault);
+  }
   for (const Step& step : scenario_.steps) {
     if (step.kill_after > 0) {
       recorder_.kill_after(step.kill_after);
@@ -116,16 +121,15 @@ void Run::play() {
       }
       kill_and_open();
     } else {
-      this->step(step);
+      faulty_step(step);
     }
     step_ends_.push_back(recorder_.mark());
     if (failure_) break;
   }
   nameless_.clear();
   uses_.clear();
-  if (scenario_.seed % 2 == 0) {
-    reopen();
-  }
+  if (scenario_.seed % 2 == 0 && !failure_) faulty_step({.kind = Step::Kind::reopen});
+  faults_.mend();
   store_.reset();
 }
 
@@ -148,6 +152,40 @@ void Run::kill_and_open() {
     return;
   }
   oracle_.reopened({begin, end}, shown);
+}
+
+/// A step that may meet a fault. Then it ends with an error, or as if there had been none.
+void Run::faulty_step(const Step& step) {
+  const bool before = faults_.delivered();
+  bool failed = false;
+  try {
+    this->step(step);
+  } catch (const std::exception&) {
+    if (!faults_.delivered()) throw;
+    failed = true;
+  }
+  if (failed || before != faults_.delivered()) recover();
+}
+
+/// The disk is in order again. What the store shows, alive as it is, counts from now on.
+void Run::recover() {
+  faults_.mend();
+  if (store_ == nullptr) open();
+  const Position begin = recorder_.mark();
+  Shown shown;
+  try {
+    shown = shown_by(*store_);
+  } catch (const Error&) {
+    // An image that failed, and whose map could not be read then, can be read after a restart.
+    kill_and_open();
+    return;
+  }
+  const Position end = recorder_.mark();
+  if (const auto objection = oracle_.objection(end, shown)) {
+    failure_ = "  after a fault:\n" + *objection;
+    return;
+  }
+  oracle_.recovered({begin, end}, shown);
 }
 
 Image& Run::use(const std::string& name) {
@@ -377,8 +415,14 @@ void Run::reopen() {
   for (const std::string& name : oracle_.names()) {
     tokens.push_back(oracle_.flush(recorder_.mark(), name));
   }
-  if (!store_->close()) throw Error::with_message(EIO, "the store did not close in order");
-  for (const Oracle::Token token : tokens) done(token);
+  const bool closed = store_->close();
+  if (!closed && !faults_.delivered()) {
+    throw Error::with_message(EIO, "the store did not close in order");
+  }
+  if (closed) {
+    for (const Oracle::Token token : tokens) done(token);
+  }
+  store_->clear_failures();
   store_.reset();
   open();
   look("after closing and opening");

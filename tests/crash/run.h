@@ -8,6 +8,7 @@
 
 #include "store/image.h"
 #include "store/store.h"
+#include "tests/crash/faults.h"
 #include "tests/crash/oracle.h"
 #include "tests/crash/recorder.h"
 #include "tests/crash/scenario.h"
@@ -45,6 +46,8 @@ class Run {
   void play();
   void open();
   void kill_and_open();
+  void faulty_step(const Step& step);
+  void recover();
   void step(const Step& step);
   void data_step(const Step& step);
   void names_step(const Step& step);
@@ -63,6 +66,7 @@ class Run {
   const std::string root_;
   const Bytes base_;
   Recorder recorder_;
+  Faults faults_;
   Oracle oracle_;
   std::unique_ptr<Store> store_;
   std::map<std::string, Image::Use> uses_;

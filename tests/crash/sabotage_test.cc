@@ -11,12 +11,13 @@
 namespace cowfs::crash {
 namespace {
 
-struct Fault {
+struct Case {
   Sabotage what;
   const char* name;
+  bool faults = false;  ///< it shows where calls fail
 };
 
-class SabotageTest : public ::testing::TestWithParam<Fault> {
+class SabotageTest : public ::testing::TestWithParam<Case> {
  protected:
   ~SabotageTest() override { active_sabotage = Sabotage::none; }
 };
@@ -24,21 +25,23 @@ class SabotageTest : public ::testing::TestWithParam<Fault> {
 TEST_P(SabotageTest, IsFound) {
   active_sabotage = GetParam().what;  // inherited by the explorer's processes
   // Far less than a minute's work; a bound in traces holds on a busy machine too.
-  const Report report = explore({.seed = 1, .traces = 300});
+  const Report report = explore({.seed = 1, .traces = 300, .faults = GetParam().faults});
   std::cout << report.text();
   EXPECT_NE(report.violations, "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Faults, SabotageTest,
-                         ::testing::Values(Fault{Sabotage::commit_before_sync, "CommitBeforeSync"},
-                                           Fault{Sabotage::no_data_sync, "NoDataSync"},
-                                           Fault{Sabotage::reuse_at_once, "ReuseAtOnce"},
-                                           Fault{Sabotage::synchronous_normal, "SynchronousNormal"},
-                                           Fault{Sabotage::commit_live_page, "CommitLivePage"},
-                                           Fault{Sabotage::punch_before_commit,
-                                                 "PunchBeforeCommit"},
-                                           Fault{Sabotage::no_directory_sync, "NoDirectorySync"}),
-                         [](const auto& fault) { return std::string(fault.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Faults, SabotageTest,
+    ::testing::Values(Case{Sabotage::commit_before_sync, "CommitBeforeSync"},
+                      Case{Sabotage::no_data_sync, "NoDataSync"},
+                      Case{Sabotage::reuse_at_once, "ReuseAtOnce"},
+                      Case{Sabotage::synchronous_normal, "SynchronousNormal"},
+                      Case{Sabotage::commit_live_page, "CommitLivePage"},
+                      Case{Sabotage::punch_before_commit, "PunchBeforeCommit"},
+                      Case{Sabotage::no_directory_sync, "NoDirectorySync"},
+                      Case{Sabotage::trust_failed_sync, "TrustFailedSync", true},
+                      Case{Sabotage::trust_short_read, "TrustShortRead", true}),
+    [](const auto& instance) { return std::string(instance.param.name); });
 
 }  // namespace
 }  // namespace cowfs::crash

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <random>
 
 namespace cowfs::crash {
@@ -222,6 +223,7 @@ std::string Scenario::text() const {
   std::string text = "base of " + std::to_string(base_size) + " bytes, chunks of " +
                      std::to_string(chunk_size) + (with_making ? ", store made in the run" : "") +
                      (reflinks ? ", reflinks" : "") + "\n";
+  if (fault) text += "    " + fault->text() + "\n";
   for (const Step& step : steps) text += "    " + step.text() + "\n";
   return text;
 }
@@ -231,6 +233,19 @@ bool Scenario::has_threads() const {
                      [](const Step& step) { return step.kind == Step::Kind::together; });
 }
 
-Scenario make_scenario(uint64_t seed) { return Maker(seed).make(); }
+Scenario make_scenario(uint64_t seed, bool with_fault) {
+  Scenario scenario = Maker(seed).make();
+  if (!with_fault) return scenario;
+  std::mt19937_64 random(seed + 1);
+  constexpr std::array<int, 8> codes{EIO, EIO, EIO, EIO, ENOSPC, ENOSPC, EMFILE, ENOMEM};
+  Fault& fault = scenario.fault.emplace();
+  fault.code = random() % 4 == 0 ? 0 : codes[random() % codes.size()];
+  fault.lasting = fault.code != 0 && random() % 4 == 0;
+  // Of few kinds there are few calls.
+  fault.call = 1 + random() % (1 + random() % (fault.code == EIO ? 400 : 60));
+  scenario.with_making = false;
+  for (Step& step : scenario.steps) step.kill_after = 0;
+  return scenario;
+}
 
 }  // namespace cowfs::crash

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "tests/crash/faults.h"
 
 namespace cowfs::crash {
 
@@ -54,11 +57,13 @@ struct Scenario {
   bool with_making = false;  ///< the store's making is a part of the run
   bool reflinks = false;     ///< the host's file system has them
   std::vector<Step> steps;
+  std::optional<Fault> fault = {};  ///< in the steps, not while the store is made
 
   [[nodiscard]] std::string text() const;
   [[nodiscard]] bool has_threads() const;
 };
 
-Scenario make_scenario(uint64_t seed);
+/// `with_fault`: calls fail, and nothing is killed.
+Scenario make_scenario(uint64_t seed, bool with_fault = false);
 
 }  // namespace cowfs::crash
