@@ -1,6 +1,8 @@
 #include "fs/deferred.h"
 
-#include <system_error>
+#include <exception>
+
+#include "store/error.h"
 
 namespace cowfs {
 
@@ -25,8 +27,8 @@ void Deferred::run(std::function<void()> action) {
     if (idle_ < queue_.size() && threads_.size() < most_) {
       try {
         threads_.emplace_back([this] { work(); });
-      } catch (const std::system_error&) {
-        // No more threads to be had: those that there are come to it.
+      } catch (const std::exception&) {
+        // No more threads, or no memory for one: those that there are come to it.
       }
     }
   }
@@ -43,7 +45,7 @@ void Deferred::work() {
     const std::function<void()> action = std::move(queue_.front());
     queue_.pop_front();
     lock.unlock();
-    action();
+    attempt(action);
     lock.lock();
   }
 }

@@ -29,9 +29,14 @@ bool Parking::park(uint64_t image, const char* why, Retry retry) {
   {
     const std::lock_guard lock(mutex_);
     if (ended_) return false;
-    std::deque<Retry>& queue = waiting_[image];
-    first = queue.empty();
-    queue.push_back(std::move(retry));
+    const auto [place, made] = waiting_.try_emplace(image);
+    first = made;
+    try {
+      place->second.push_back(std::move(retry));
+    } catch (...) {
+      if (made) waiting_.erase(place);
+      throw;
+    }
   }
   if (!first) return true;
   changed_.notify_all();
@@ -69,16 +74,19 @@ void Parking::run() {
     changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
     if (waiting_.empty()) return;
     changed_.wait_for(lock, kInterval, [this] { return ended_; });
-    std::vector<uint64_t> images;
-    for (const auto& [image, queue] : waiting_) images.push_back(image);
-    for (const uint64_t image : images) try_image(lock, image, ended_);
+    // By number: others come and go meanwhile.
+    uint64_t last = 0;
+    for (auto at = waiting_.begin(); at != waiting_.end(); at = waiting_.upper_bound(last)) {
+      last = at->first;
+      try_image(lock, last, ended_);
+    }
   }
 }
 
 void Parking::try_image(std::unique_lock<std::mutex>& lock, uint64_t image, bool give_up) {
   while (true) {
     // It stays in its place while it is tried: so the image still counts as one that waits.
-    const Retry retry = waiting_.at(image).front();
+    const Retry& retry = waiting_.at(image).front();
     lock.unlock();
     const bool answered = retry(give_up);
     lock.lock();

@@ -31,12 +31,14 @@ void answer(fuse_req_t request, const char* name, uint64_t inode, const Operatio
     return;
   } catch (const Error& error) {
     code = error.code();
-    if (is_trouble(code)) file_system(request).log_error(name, inode, error.what());
+    if (is_trouble(code)) {
+      attempt([&] { file_system(request).log_error(name, inode, error.what()); });
+    }
     if (code == EUCLEAN) code = EIO;  // what is damaged is told in the log
   } catch (const std::bad_alloc&) {
     code = ENOMEM;
   } catch (const std::exception& error) {
-    file_system(request).log_error(name, inode, error.what());
+    attempt([&] { file_system(request).log_error(name, inode, error.what()); });
   }
   fuse_reply_err(request, code);
 }

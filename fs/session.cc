@@ -25,16 +25,19 @@ namespace {
 /// argument of ours, hence a variable.
 thread_local std::string* mount_messages = nullptr;
 
-void log_libfuse(fuse_log_level /*level*/, const char* format, va_list arguments) {
-  std::array<char, 512> text{};
-  std::vsnprintf(text.data(), text.size(), format, arguments);
-  std::string line(text.data());
+void log_line(std::string line) {
   while (line.ends_with('\n')) line.pop_back();
   if (mount_messages != nullptr) {
     *mount_messages += (mount_messages->empty() ? "" : "; ") + line;
   } else {
     spdlog::warn("libfuse: {}", line);
   }
+}
+
+void log_libfuse(fuse_log_level /*level*/, const char* format, va_list arguments) {
+  std::array<char, 512> text{};
+  std::vsnprintf(text.data(), text.size(), format, arguments);
+  attempt([&] { log_line(text.data()); });
 }
 
 /// Adds FUSE_HANDLE_KILLPRIV_V2 to the INIT reply, which libfuse 3.14 does not know. It says that

@@ -65,8 +65,8 @@ void SpaceMonitor::run() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     lock.unlock();
-    look();
-    collect_commands();
+    attempt([this] { look(); });
+    attempt([this] { collect_commands(); });
     lock.lock();
     stop_.wait_for(lock, kInterval, [this] { return stopping_; });
   }

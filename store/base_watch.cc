@@ -78,7 +78,7 @@ void BaseWatch::run() {
       disarm();  // first of all: the writer waits for it
       writer_known_ = lease;
       pause_end = Clock::now() + pause_;
-      alarm_(lease ? "was opened for writing" : "was written to");
+      attempt([&] { alarm_(lease ? "was opened for writing" : "was written to"); });
     }
   }
   disarm();
@@ -91,7 +91,7 @@ void BaseWatch::arm() {
     return;
   }
   if (errno == EAGAIN) {
-    if (!std::exchange(writer_known_, true)) alarm_("is open for writing");
+    if (!std::exchange(writer_known_, true)) attempt([this] { alarm_("is open for writing"); });
     return;
   }
   const std::string why = error_text(errno);

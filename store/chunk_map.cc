@@ -108,7 +108,7 @@ ChunkMap::Leaf& ChunkMap::load_leaf(uint64_t page, bool for_change) {
       load_(index << kLeafBits, uint64_t{1} << kLeafBits,
             [this, &leaf](uint64_t number, const MapBits& bits) {
               if (leaf == nullptr) leaf = std::make_unique<Leaf>();
-              const uint32_t slot = arena_.allocate(layer_, number);
+              const uint32_t slot = new_slot(number);
               (*leaf)[number & ((1U << kLeafBits) - 1)].store(slot, std::memory_order_relaxed);
               MapArena::Page& words = arena_.page(slot);
               for (size_t i = 0; i < bits.size(); ++i) words[i].store(bits[i]);
@@ -176,10 +176,19 @@ uint32_t ChunkMap::slot_for_change(uint64_t page) {
   std::atomic<uint32_t>& entry = leaf(page, true)[page & ((1U << kLeafBits) - 1)];
   uint32_t slot = entry.load(std::memory_order_acquire);
   if (slot != 0) return slot;
-  const uint32_t fresh = arena_.allocate(layer_, page);
+  const uint32_t fresh = new_slot(page);
   if (entry.compare_exchange_strong(slot, fresh, std::memory_order_acq_rel)) return fresh;
   arena_.release(fresh);
   return slot;
+}
+
+uint32_t ChunkMap::new_slot(uint64_t page) {
+  {
+    const std::lock_guard lock(dirty_mutex_);
+    if (dirty_pages_.capacity() <= pages_) dirty_pages_.reserve(2 * pages_ + 1);
+    ++pages_;
+  }
+  return arena_.allocate(layer_, page);
 }
 
 void ChunkMap::mark_dirty(uint64_t page, uint32_t slot) {
@@ -222,12 +231,13 @@ PageCopy ChunkMap::copy(uint64_t page) {
 
 std::vector<PageCopy> ChunkMap::take_dirty(uint64_t end) {
   std::vector<uint64_t> pages;
+  std::vector<PageCopy> copies;
   {
     const std::lock_guard lock(dirty_mutex_);
+    pages.reserve(dirty_pages_.capacity());
+    copies.reserve(dirty_pages_.size());
     pages.swap(dirty_pages_);
   }
-  std::vector<PageCopy> copies;
-  copies.reserve(pages.size());
   for (const uint64_t page : pages) {
     const uint32_t slot = leaf(page)[page & ((1U << kLeafBits) - 1)].load();
     arena_.header(slot).dirty.store(0);
@@ -257,7 +267,7 @@ void ChunkMap::discard() {
       const uint64_t index = number - first_page;
       held[index] = true;
       if (leaf[index].load() == 0) {
-        leaf[index].store(arena_.allocate(layer_, number), std::memory_order_release);
+        leaf[index].store(new_slot(number), std::memory_order_release);
       }
       MapArena::Page& words = arena_.page(leaf[index].load());
       for (size_t i = 0; i < bits.size(); ++i) words[i].store(bits[i]);

@@ -97,6 +97,8 @@ class ChunkMap {
   Leaf& load_leaf(uint64_t page, bool for_change);
   void release_pages(Leaf& leaf);
   uint32_t slot_for_change(uint64_t page);
+  /// A slot for a page that had none; marking it later needs no memory.
+  uint32_t new_slot(uint64_t page);
   void mark_dirty(uint64_t page, uint32_t slot);
   template <typename Visit>
   void for_each_leaf(const Visit& visit);
@@ -105,9 +107,10 @@ class ChunkMap {
   const uint64_t layer_;
   const Load load_;
   std::array<std::atomic<Node*>, 1U << kRootBits> root_{};
-  std::mutex load_mutex_;   // held while a leaf is loaded; before dirty_mutex_
-  std::mutex dirty_mutex_;  // guards dirty_pages_
-  std::vector<uint64_t> dirty_pages_;
+  std::mutex load_mutex_;              // held while a leaf is loaded; before dirty_mutex_
+  std::mutex dirty_mutex_;             // guards what follows
+  size_t pages_ = 0;                   // with a slot, and perhaps some more
+  std::vector<uint64_t> dirty_pages_;  // has room for all of them
 };
 
 }  // namespace cowfs

@@ -47,11 +47,11 @@ void Committer::run() {
     checkpoint_due_ = false;
     lock.unlock();
     if (!woken) {
-      commit_all();
-      reserve_.renew();
+      attempt([this] { commit_all(); });
+      attempt([this] { reserve_.renew(); });
       ++round;
     }
-    if (woken || round % kCheckpointRounds == 0) checkpoint();
+    if (woken || round % kCheckpointRounds == 0) attempt([this] { checkpoint(); });
     lock.lock();
   }
 }
@@ -78,7 +78,7 @@ void Committer::commit_all() {
         const Image::Use use = image->use();
         image->flush_all();
       }
-    } catch (const Error&) {
+    } catch (const std::exception&) {
       // Logged where it happened; an unlinked image may have gone meanwhile.
     }
   }

@@ -267,17 +267,18 @@ void Database::copy_to(const std::string& path) {
   statement.bind(1, path).run();
 }
 
+void Database::roll_back() {
+  // Nothing is left to do where SQLite has rolled back by itself, as it does after I/O errors.
+  if (sqlite3_get_autocommit(database_.get()) == 0) execute("ROLLBACK");
+}
+
 Transaction::Transaction(Database& database) : database_(database) {
+  database_.roll_back();  // what could not be, for want of memory say
   database_.execute("BEGIN IMMEDIATE");
 }
 
 Transaction::~Transaction() {
-  if (!open_) return;
-  try {
-    database_.execute("ROLLBACK");
-  } catch (const Error&) {
-    // SQLite has rolled back by itself, as it does after I/O errors.
-  }
+  if (open_) attempt([this] { database_.roll_back(); });
 }
 
 void Transaction::commit() {

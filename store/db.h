@@ -78,6 +78,9 @@ class Database {
   /// the pages that the log holds still.
   int64_t checkpoint();
 
+  /// Ends a transaction that is open, without effect.
+  void roll_back();
+
   /// Writes a consistent copy of the database to `path`, which must not exist or be empty.
   void copy_to(const std::string& path);
 

@@ -24,4 +24,8 @@ class Descriptor {
   int fd_;
 };
 
+/// Whether `fd` is one of the last that the process may have (RLIMIT_NOFILE). They are for what
+/// must go on when there are no others: commits, checkpoints, commands.
+bool is_among_last(int fd);
+
 }  // namespace cowfs

@@ -10,6 +10,8 @@ Error::Error(int code, const std::string& context)
 
 bool is_no_space(int code) { return code == ENOSPC || code == EDQUOT; }
 
+bool is_no_descriptor(int code) { return code == EMFILE || code == ENFILE; }
+
 std::string error_text(int code) { return std::generic_category().message(code); }
 
 }  // namespace cowfs

@@ -26,8 +26,22 @@ class Error : public std::runtime_error {
 
 /// Whether an errno value says that there is no space (left, or allowed).
 bool is_no_space(int code);
+/// Whether the process, or the system, has as many files open as it may.
+bool is_no_descriptor(int code);
 
 /// strerror(3), thread-safe.
 std::string error_text(int code);
+
+/// Runs `work` and lets nothing out that it throws: for threads and answers that have to go on,
+/// also where there is no memory, not even for an Error. False if it threw.
+template <typename Work>
+bool attempt(const Work& work) noexcept {
+  try {
+    work();
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
 
 }  // namespace cowfs

@@ -33,10 +33,10 @@ class GroupCommit {
         operation();
       } catch (const Error& error) {
         code = error.code();
-        message = error.what();
+        attempt([&] { message = error.what(); });
       } catch (const std::exception& error) {
         code = EIO;
-        message = error.what();
+        attempt([&] { message = error.what(); });
       }
       lock.lock();
       running_ = false;

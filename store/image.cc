@@ -61,6 +61,15 @@ Image::Use Image::use() {
 }
 
 void Image::acquire() {
+  try {
+    activate_and_count();
+  } catch (const Error& error) {
+    if (!is_no_descriptor(error.code()) || !context_.close_idle()) throw;
+    activate_and_count();
+  }
+}
+
+void Image::activate_and_count() {
   if (context_.base == nullptr) throw Error(ENOENT, "base of image " + std::to_string(id_));
   auto usage = usage_.lock();
   if (usage->unlinked && usage->count == 0) throw Error(ENOENT, "image " + std::to_string(id_));
@@ -98,11 +107,11 @@ bool Image::unlink() {
 
 void Image::cancel_unlink() { usage_.lock()->unlinked = false; }
 
-void Image::retire_if_idle() {
-  if (try_retire()) return;
+bool Image::retire_if_idle() {
+  if (try_retire()) return true;
   {
     auto usage = usage_.lock();
-    if (usage->count > 0 || !usage->active || failed() || usage->unlinked) return;
+    if (usage->count > 0 || !usage->active || failed() || usage->unlinked) return false;
     ++usage->count;
   }
   // Writes in place and growth leave the map as it is: nothing else would see to them once the
@@ -113,7 +122,7 @@ void Image::retire_if_idle() {
     // Logged; the image stays open, as failed.
   }
   release();
-  static_cast<void>(try_retire());
+  return try_retire();
 }
 
 bool Image::try_retire() {
@@ -146,9 +155,12 @@ void Image::check_writable() const {
 // ---- reading ------------------------------------------------------------------------------------
 
 size_t Image::read(std::span<std::byte> buffer, uint64_t offset) {
+  if (unreadable_.load()) {
+    discard_uncommitted();  // what was in its way may be gone
+    if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
+  }
   const uint64_t size = this->size();
   if (offset >= size) return 0;
-  if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
   buffer = buffer.first(static_cast<size_t>(std::min<uint64_t>(buffer.size(), size - offset)));
   // At most once more for each commit that gives space back.
   uint64_t before = 0;

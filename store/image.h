@@ -56,6 +56,8 @@ class Image : public std::enable_shared_from_this<Image> {
     spdlog::logger& log;
     /// Called when the last use of an unlinked image ends.
     std::function<void(Image&)> free_unlinked;
+    /// Closes the files of images that nobody uses; whether there were any.
+    std::function<bool()> close_idle;
   };
 
   /// `failure`: why the layer takes no writes (I8), if it takes none.
@@ -193,8 +195,10 @@ class Image : public std::enable_shared_from_this<Image> {
   void cancel_unlink();
   /// Whether a background commit is worth a look: it has been in use since it was last closed.
   [[nodiscard]] bool in_use_or_open() { return usage_.lock()->active; }
-  /// Syncs and closes what is open if nobody uses the image.
-  void retire_if_idle();
+  /// Syncs and closes what is open if nobody uses the image; whether it did.
+  bool retire_if_idle();
+  /// Closes it if nobody uses it and all is durable; whether it did.
+  bool try_retire();
   void remove_files() { layer_->remove_files(); }
 
  private:
@@ -209,7 +213,7 @@ class Image : public std::enable_shared_from_this<Image> {
   void fail(const std::string& failure);
 
   // image.cc
-  [[nodiscard]] bool try_retire();
+  void activate_and_count();
   void read_run(const Run& run, std::span<std::byte> buffer, uint64_t offset) const;
   void read_interleaved(std::span<std::byte> buffer, uint64_t offset);
   void read_parent(std::span<std::byte> buffer, uint64_t offset) const;
@@ -252,6 +256,7 @@ class Image : public std::enable_shared_from_this<Image> {
   template <typename Work>
   void run_commit(std::optional<RangeLock::Guard>& held, const Work& work);
   void discard_uncommitted();
+  void forget_uncommitted();
   void give_back(const Layer::Changes& changes);
 
   const Context context_;

@@ -65,9 +65,10 @@ void Image::run_commit(std::optional<RangeLock::Guard>& held, const Work& work) 
     } catch (const NoRoom& none) {
       throw Error(none.error);
     } catch (const std::exception& error) {
-      failure = error.what();
+      failed_ = true;  // before all that needs memory
+      attempt([&] { failure = error.what(); });
     }
-    fail(failure);
+    attempt([&] { fail(failure); });
   }
   held.reset();
   discard_uncommitted();
@@ -93,8 +94,8 @@ void Image::publish_or_put_back(const Layer::Changes& changes,
 }
 
 void Image::fail(const std::string& failure) {
-  *failure_.lock() = failure;
   failed_ = true;
+  *failure_.lock() = failure;
   context_.log.error(
       "image {}: {}: its changes since the last flush are lost, writes fail now; look at the disk, "
       "then unmount and mount, or use cowfs check --clear",
@@ -108,22 +109,33 @@ void Image::fail(const std::string& failure) {
 }
 
 void Image::discard_uncommitted() {
+  try {
+    forget_uncommitted();
+    unreadable_ = false;
+  } catch (const std::exception& error) {
+    unreadable_ = true;
+    attempt([&] {
+      context_.log.error("image {}: {}: reads fail too, until it can be read again", id_,
+                         error.what());
+    });
+  }
+}
+
+void Image::forget_uncommitted() {
   // Who waits for a chunk finds out, once he has it, that the image has failed.
   const RangeLock::Guard all = chunks_.lock({0, ChunkMap::kMaxChunks});
   const std::lock_guard lock(commit_mutex_);
-  reclaims_.fetch_add(1);
-  try {
-    layer_->discard();
-    unreadable_ = false;
-  } catch (const Error& error) {
-    unreadable_ = true;
-    context_.log.error("image {}: {}: reads fail too, until it can be read again", id_,
-                       error.what());
-  }
+  // Before the first change and after the last: who has read meanwhile reads again.
+  struct Moved {
+    std::atomic<uint64_t>& count;
+    explicit Moved(std::atomic<uint64_t>& counter) : count(counter) { count.fetch_add(1); }
+    Moved(const Moved&) = delete;
+    Moved& operator=(const Moved&) = delete;
+    ~Moved() { count.fetch_add(1); }
+  } const moved(reclaims_);
   layer_->set_parent_limit(committed_limit_);
   size_.store(committed_size_, std::memory_order_release);
-  // Before the first change and after the last: who has read meanwhile reads again.
-  reclaims_.fetch_add(1);
+  layer_->discard();
 }
 
 void Image::clear_failure(bool caller_uses) {
@@ -270,7 +282,7 @@ void Image::resize(uint64_t size) {
           }
         }
         tail_is_zero_ = true;
-      } catch (const Error& error) {
+      } catch (const std::exception& error) {
         // The next growth tries again, and fails if it cannot.
         context_.log.warn("image {}: tail not zeroed: {}", id_, error.what());
       }

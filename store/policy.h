@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -13,13 +14,17 @@
 
 namespace cowfs {
 
-/// What a layer may use; everything outlives it.
+/// What a layer may use; it outlives it, and everything in it does.
 struct LayerContext {
   ChunkSize chunk;
   std::string directory;  ///< of the CoW files
   MapArena& arena;
   Catalog& catalog;
   const FaultHook* hook;
+  /// The directory itself, to be synced: a sync must not fail for want of a descriptor.
+  const File* entries = nullptr;
+  /// Closes the files of images that nobody uses; whether there were any.
+  std::function<bool()> close_idle = [] { return false; };
   bool read_only = false;  ///< only to be looked at
 };
 

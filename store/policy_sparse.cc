@@ -27,6 +27,7 @@
 #include <mutex>
 #include <utility>
 
+#include "store/descriptor.h"
 #include "store/error.h"
 #include "store/host_fs.h"
 #include "store/range_set.h"
@@ -61,6 +62,8 @@ class SparseLayer final : public Layer {
         arena_(context.arena),
         catalog_(context.catalog),
         hook_(context.hook),
+        entries_(context.entries),
+        close_idle_(&context.close_idle),
         id_(row.id),
         directory_(context.directory),
         read_only_(context.read_only),
@@ -70,7 +73,7 @@ class SparseLayer final : public Layer {
   void activate() override {
     if (has_file_) {
       const int access = read_only_ ? O_RDONLY : O_RDWR;
-      owned_file_ = std::make_unique<File>(cow_path(), access | O_NOFOLLOW, 0, hook_);
+      owned_file_ = open_file(access, 0);
       file_ = owned_file_.get();
     }
     map_ = std::make_unique<ChunkMap>(
@@ -124,7 +127,14 @@ class SparseLayer final : public Layer {
 
   Run place(uint64_t offset, uint64_t length) override {
     const File* file = file_;
-    if (file == nullptr) file = &make_file();
+    if (file == nullptr) {
+      try {
+        file = &make_file();
+      } catch (const Error& error) {
+        if (!is_no_descriptor(error.code()) || !(*close_idle_)()) throw;
+        file = &make_file();
+      }
+    }
     return {ChunkState::absent, length, file, offset};
   }
 
@@ -195,7 +205,7 @@ class SparseLayer final : public Layer {
     }
     file->sync();
     if (!sabotaged(Sabotage::no_directory_sync)) {
-      File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
+      entries_->sync();
     }
     file_is_durable_ = true;
   }
@@ -355,11 +365,16 @@ class SparseLayer final : public Layer {
     return {in_freed || in_freeing, both};
   }
 
+  std::unique_ptr<File> open_file(int flags, mode_t mode) {
+    auto file = std::make_unique<File>(cow_path(), flags | O_NOFOLLOW, mode, hook_);
+    if (is_among_last(file->fd())) throw Error(EMFILE, "open " + cow_path());
+    return file;
+  }
+
   const File& make_file() {
     const std::lock_guard lock(mutex_);
     if (file_ == nullptr) {
-      owned_file_ =
-          std::make_unique<File>(cow_path(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600, hook_);
+      owned_file_ = open_file(O_RDWR | O_CREAT | O_TRUNC, 0600);
       file_ = owned_file_.get();
     }
     return *file_;
@@ -369,6 +384,8 @@ class SparseLayer final : public Layer {
   MapArena& arena_;
   Catalog& catalog_;
   const FaultHook* hook_;
+  const File* const entries_;
+  const std::function<bool()>* close_idle_;
   const uint64_t id_;
   const std::string directory_;
   const bool read_only_;

@@ -274,18 +274,23 @@ void Store::note_base_written(const std::string& what) {
 }
 
 void Store::load() {
+  layers_directory_.emplace(layers_path(facts_.directory), O_RDONLY | O_DIRECTORY, 0,
+                            &options_.fault_hook);
   layer_context_.emplace(LayerContext{.chunk = ChunkSize(facts_.chunk_size),
                                       .directory = layers_path(facts_.directory),
                                       .arena = arena_,
                                       .catalog = *catalog_,
-                                      .hook = &options_.fault_hook});
+                                      .hook = &options_.fault_hook,
+                                      .entries = &*layers_directory_,
+                                      .close_idle = [this] { return close_idle(); }});
   image_context_.emplace(
       Image::Context{.base = base_.get(),
                      .chunk = ChunkSize(facts_.chunk_size),
                      .catalog = *catalog_,
                      .reserve = *reserve_,
                      .log = *options_.log,
-                     .free_unlinked = [this](Image& image) { free_unlinked(image); }});
+                     .free_unlinked = [this](Image& image) { free_unlinked(image); },
+                     .close_idle = [this] { return close_idle(); }});
 
   const std::vector<LayerRow> layers = catalog_->layers();
   std::unordered_map<uint64_t, LayerRow> by_id;

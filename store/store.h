@@ -150,6 +150,7 @@ class Store {
   void remove_left_overs(const std::vector<LayerRow>& layers);
   std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
   void free_unlinked(Image& image);
+  bool close_idle();
   void forget(Image& image);
   bool has_name(const Image& image);
   void remove_files(Image& image);
@@ -166,6 +167,7 @@ class Store {
   std::unique_ptr<Catalog> catalog_;
   MapArena arena_;
   StoreFacts facts_;
+  std::optional<File> layers_directory_;
   std::optional<Image::Context> image_context_;
   std::optional<LayerContext> layer_context_;
   const Policy* policy_ = nullptr;

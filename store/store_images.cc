@@ -45,6 +45,21 @@ uint64_t Store::own_bytes() {
   return sum;
 }
 
+// Who calls it holds chunks of an image in use at most, and only idle images are flushed: so no two
+// can come to wait for each other.
+bool Store::close_idle() {
+  const std::vector<Entry> all = list(0, SIZE_MAX);
+  bool closed = false;
+  for (const Entry& entry : all) closed |= entry.image->try_retire();
+  if (closed) return true;
+  constexpr int enough = 32;  // each has to be synced first
+  int count = 0;
+  for (auto at = all.begin(); at != all.end() && count < enough; ++at) {
+    if (at->image->retire_if_idle()) ++count;
+  }
+  return count > 0;
+}
+
 std::shared_ptr<Image> Store::create(const NewImage& image) {
   check_name(image.name);
   const std::lock_guard lock(change_mutex_);

@@ -240,7 +240,7 @@ void edit(const Scratch& scratch, Input& input) {
 }
 
 template <typename Action>
-void attempt(const Action& action) {
+void tolerate_errors(const Action& action) {
   try {
     action();
   } catch (const Error&) {
@@ -252,35 +252,35 @@ void use(Store& store, const std::shared_ptr<Image>& image) {
   const uint64_t size = used->size();
   std::vector<std::byte> buffer(70'000);
   for (const uint64_t at : {uint64_t{0}, uint64_t{250'000}, size / 2, size - size % 4096}) {
-    attempt([&] { require(used->read(buffer, at) <= buffer.size()); });
-    attempt([&] { used->write(std::span(buffer).first(5000), at); });
+    tolerate_errors([&] { require(used->read(buffer, at) <= buffer.size()); });
+    tolerate_errors([&] { used->write(std::span(buffer).first(5000), at); });
   }
   // Looking through all of a map takes its time where an image is as large as can be.
   const uint64_t near_end = size - std::min(size, uint64_t{1} << 32);
-  attempt([&] { static_cast<void>(used->next_data(near_end)); });
-  attempt([&] { static_cast<void>(used->next_hole(near_end)); });
-  attempt([&] { used->make_zero(8192, 20'000); });
-  attempt([&] { used->flush(); });
-  attempt([&] { used->resize(size / 2 + 1); });
-  attempt([&] { used->resize(size + 12'345); });
+  tolerate_errors([&] { static_cast<void>(used->next_data(near_end)); });
+  tolerate_errors([&] { static_cast<void>(used->next_hole(near_end)); });
+  tolerate_errors([&] { used->make_zero(8192, 20'000); });
+  tolerate_errors([&] { used->flush(); });
+  tolerate_errors([&] { used->resize(size / 2 + 1); });
+  tolerate_errors([&] { used->resize(size + 12'345); });
   if (const std::shared_ptr<Image> plain = store.find("plain"); plain && plain != image) {
-    attempt([&] {
+    tolerate_errors([&] {
       const Image::Use other = plain->use();
       other->copy_from(*image, 0, 0, 100'000);
     });
   }
-  attempt([&] { used->flush_all(); });
+  tolerate_errors([&] { used->flush_all(); });
 }
 
 void use(Store& store) {
   for (const Store::Entry& entry : store.list(0, 100)) {
-    attempt([&] { use(store, entry.image); });
+    tolerate_errors([&] { use(store, entry.image); });
   }
-  attempt([&] {
+  tolerate_errors([&] {
     store.create({.name = "new", .size = {}})->use()->write(std::vector<std::byte>(10'000), 0);
   });
-  attempt([&] { store.rename("new", "plain", Store::Rename::exchange); });
-  attempt([&] { store.remove("written"); });
+  tolerate_errors([&] { store.rename("new", "plain", Store::Rename::exchange); });
+  tolerate_errors([&] { store.remove("written"); });
 }
 
 }  // namespace
@@ -290,12 +290,12 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Input input(data, size);
   scratch.restore();
   edit(scratch, input);
-  attempt([&] { static_cast<void>(summarize_store(scratch.store())); });
-  attempt([&] {
+  tolerate_errors([&] { static_cast<void>(summarize_store(scratch.store())); });
+  tolerate_errors([&] {
     Store store(scratch.options());
     use(store);
     store.close();
   });
-  attempt([&] { static_cast<void>(Store(scratch.options()).own_bytes()); });
+  tolerate_errors([&] { static_cast<void>(Store(scratch.options()).own_bytes()); });
   return 0;
 }
