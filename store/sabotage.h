@@ -15,7 +15,7 @@ enum class Sabotage : uint8_t {
   commit_live_page,     ///< the map page of the moment is committed, not the copy
   punch_before_commit,  ///< what a commit frees is punched before it
   no_directory_sync,    ///< a new CoW file is synced, its directory is not
-  trust_failed_sync,    ///< a data sync that failed counts as done
+  trust_failed_sync,    ///< a sync that failed counts as done
   trust_short_read,     ///< half a read counts as all of it
 };
 

@@ -12,7 +12,8 @@
 namespace cowfs::crash {
 
 std::string Fault::text() const {
-  return "call " + std::to_string(call) + (lasting ? " and all later ones: " : ": ") +
+  return (syncs ? "sync " : "call ") + std::to_string(call) +
+         (lasting ? " and all later ones: " : ": ") +
          (code == 0 ? "half of it is done" : error_text(code));
 }
 
@@ -36,6 +37,7 @@ std::optional<int> Faults::apply(FileCall& call) {
 
 bool Faults::can_fail(const FileCall& call) const {
   using Kind = FileCall::Kind;
+  if (fault_.syncs) return call.kind == Kind::sync;
   const bool makes = call.kind == Kind::open && (call.flags & O_CREAT) != 0;
   switch (fault_.code) {
     case 0:

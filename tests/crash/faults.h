@@ -14,6 +14,7 @@ struct Fault {
   uint64_t call = 1;     ///< the first to fail, counted among those that can fail so
   int code = 0;          ///< EIO, ENOSPC, EMFILE or ENOMEM; 0: half a read or write is done
   bool lasting = false;  ///< all later ones fail too, until it is mended
+  bool syncs = false;    ///< only syncs can fail
 
   [[nodiscard]] std::string text() const;
 };

@@ -241,8 +241,11 @@ Scenario make_scenario(uint64_t seed, bool with_fault) {
   Fault& fault = scenario.fault.emplace();
   fault.code = random() % 4 == 0 ? 0 : codes[random() % codes.size()];
   fault.lasting = fault.code != 0 && random() % 4 == 0;
+  // A failed sync is what there is most to do wrong about.
+  fault.syncs = fault.code == EIO && random() % 2 == 0;
   // Of few kinds there are few calls.
-  fault.call = 1 + random() % (1 + random() % (fault.code == EIO ? 400 : 60));
+  const uint64_t most = fault.syncs ? 20 : fault.code == EIO ? 400 : 60;
+  fault.call = 1 + random() % (1 + random() % most);
   scenario.with_making = false;
   for (Step& step : scenario.steps) step.kill_after = 0;
   return scenario;
