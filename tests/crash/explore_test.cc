@@ -26,8 +26,8 @@ TEST(Explore, FindsNothingWithANewSeed) {
 }
 
 TEST(Explore, FindsNothingWhereCallsFail) {
-  expect_clean({.seed = 1, .traces = 150, .faults = true});
-  expect_clean({.seed = std::random_device()(), .seconds = 20, .faults = true});
+  expect_clean({.seed = 1, .traces = 100, .faults = true});
+  expect_clean({.seed = std::random_device()(), .seconds = 15, .faults = true});
 }
 
 }  // namespace
