@@ -92,13 +92,16 @@ void serve_signals(const ServerConfig& config, const sigset_t& signals, int ende
     if (polled[0].revents != 0) return;
     signalfd_siginfo info{};
     if (::read(signal_fd.fd(), &info, sizeof(info)) != sizeof(info)) continue;
-    if (info.ssi_signo == SIGHUP) {
-      if (config.reopen_log) config.reopen_log();
-      config.log->info("log: reopened");
-    } else {
-      config.log->info("signal {}: unmounting {}", info.ssi_signo, config.mount_point);
-      unmount_if_idle(config, device);
-    }
+    // A server that lacks memory, threads or descriptors for it goes on serving.
+    attempt([&] {
+      if (info.ssi_signo == SIGHUP) {
+        if (config.reopen_log) config.reopen_log();
+        config.log->info("log: reopened");
+      } else {
+        config.log->info("signal {}: unmounting {}", info.ssi_signo, config.mount_point);
+        unmount_if_idle(config, device);
+      }
+    });
   }
 }
 
