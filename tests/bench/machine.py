@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import mmap
 import os
+import random
 import shutil
 import subprocess
 import tempfile
@@ -87,6 +89,19 @@ def read_all(path):
     with open(path, "rb", buffering=0) as file:
         while file.read(1 << 20):
             pass
+
+
+def read_scattered(path):
+    """Brings a file into the page cache page by page in random order, so that each page lies by itself in memory.
+
+    Read in order, ext4 and XFS keep a file in large folios of neighbouring pages; under FUSE there are single pages.
+    """
+    pages = list(range(os.path.getsize(path) // mmap.PAGESIZE))
+    random.Random(1).shuffle(pages)
+    with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in pages:
+            os.pread(file.fileno(), 1, page * mmap.PAGESIZE)
 
 
 def own_memory(pid):

@@ -5,6 +5,8 @@ What is compared must differ in cowfs alone, so
 - the image's chunks are all its own before they are measured (`warm`); what a first write or a first read costs,
   and reads that fall through to the base, have rows of their own and no target;
 - sides take turns within each round, and each figure is a median of all rounds: machines are noisy;
+- what is in the page cache is read by the kernel alone, and its speed depends on how the pages lie in memory; so reads
+  are measured once more with pages that lie alike on both sides (`scattered`);
 - fio opens the devices with O_DIRECT, so that requests reach the loop device as they are;
 - after each writing job the device is flushed outside the time that is measured.
 """
@@ -16,7 +18,7 @@ import os
 import shutil
 import statistics
 
-from machine import command, drop, flush, loop_device, mounted, read_all
+from machine import command, drop, flush, loop_device, mounted, read_all, read_scattered
 from report import spread, table
 
 Job = collections.namedtuple("Job", "name mode block depth")
@@ -122,6 +124,14 @@ def measure_warm(mount, paths, figures, rounds, seconds):
                 for side, path in sides.items():
                     if job in READS or not side.startswith("base"):
                         figures.add(side, job, fio(job, path, seconds))
+        cached = {"raw": raw, "cowfs": mount.path("warm")}
+        for path in cached.values():
+            drop(path)
+            read_scattered(path)
+        for _ in range(rounds):
+            for job in READS:
+                for side in cached:
+                    figures.add(f"{side} scattered", job, fio(job, sides[side], seconds))
 
 
 def measure_first_touch(mount, directory, size, figures, rounds):
@@ -159,6 +169,8 @@ def show(figures, targets):
     line(f"direct loop, {RANDOM_READ.name}, against raw under a plain loop", "raw", "cowfs direct", RANDOM_READ, 1 / 3)
     for job in JOBS:
         line(f"direct loop, {job.name}", "raw direct", "cowfs direct", job)
+    for job in READS:
+        line(f"plain loop, {job.name}, pages scattered", "raw scattered", "cowfs scattered", job)
     for job in READS:
         line(f"plain loop, {job.name}, chunks of the base", "raw", "base", job)
         line(f"direct loop, {job.name}, chunks of the base", "raw direct", "base direct", job)

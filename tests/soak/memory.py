@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -131,6 +132,9 @@ def watch(counters, machines, seconds, window):
 
 
 def one_mount(directory, group, option, seconds, window):
+    needed = MACHINES * SIZE + (1 << 30)
+    if shutil.disk_usage(directory).free < needed:
+        raise RuntimeError(f"{directory}: needs {needed >> 20} MiB of free space")
     base, point = os.path.join(directory, f"{option}.img"), os.path.join(directory, f"{option}.vms")
     with open(base, "wb") as file:
         file.truncate(SIZE)
@@ -160,6 +164,9 @@ def one_mount(directory, group, option, seconds, window):
             subprocess.run(["losetup", "--detach", device], check=False)
         if subprocess.run([machine.COWFS, "umount", point], check=False).returncode:
             subprocess.run(["umount", "--lazy", point], check=False)
+    # What the next mount needs is given back: on a full disk machines stand still as well, and for another reason.
+    os.unlink(base)
+    shutil.rmtree(base + ".cowfs")
 
 
 def may_flush():
