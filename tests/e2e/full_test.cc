@@ -12,6 +12,7 @@
 #include <future>
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <thread>
 #include <vector>
 
@@ -20,12 +21,12 @@
 namespace cowfs::e2e {
 namespace {
 
-class Full : public MountTest, public testing::WithParamInterface<std::string> {
+class FullDisk : public MountTest {
  protected:
-  void SetUp() override {
+  void SetUpHost(const std::string& type) {
     MountTest::SetUp();
     if (IsSkipped()) return;
-    host_.emplace(Scratch(), GetParam());
+    host_.emplace(Scratch(), type);
     base_ = MakeBase(64 * kMiB);
   }
 
@@ -50,7 +51,12 @@ class Full : public MountTest, public testing::WithParamInterface<std::string> {
     ASSERT_EQ(errno, ENOSPC);
     ::fsync(filler.fd());
   }
-  void MakeRoom() const { std::filesystem::remove(Filler()); }
+  void MakeRoom() const {
+    std::filesystem::remove(Filler());
+    // btrfs gives the space back with its next commit.
+    const File root(host_->path(), O_RDONLY | O_DIRECTORY);
+    ::syncfs(root.fd());
+  }
 
   static uint64_t Parked(const Path& path) { return CowfsJson({"info", path})["parked"]; }
   static bool Waits(const Path& path) {
@@ -89,6 +95,11 @@ class Full : public MountTest, public testing::WithParamInterface<std::string> {
 
   std::optional<HostFileSystem> host_;
   Bytes base_;
+};
+
+class Full : public FullDisk, public testing::WithParamInterface<std::string> {
+ protected:
+  void SetUp() override { SetUpHost(GetParam()); }
 };
 
 TEST_P(Full, WritesThatNeedSpaceWaitAndEverythingElseGoesOn) {
@@ -269,6 +280,108 @@ TEST_P(Full, AServerThatWasKilledOnAFullDiskComesBack) {
 INSTANTIATE_TEST_SUITE_P(Types, Full, testing::Values("ext4", "xfs"),
                          [](const testing::TestParamInfo<std::string>& type) {
                            return type.param;
+                         });
+
+// What I7 excepts: a place that the image has already, and that its host cannot write over without
+// space.
+struct NotInPlace {
+  std::string name;
+  std::string host;
+  // Makes an image with its own chunks under the mount and returns what it then holds at 0.
+  Bytes (*prepare)(const Path& image);
+};
+
+void PrintTo(const NotInPlace& kind, std::ostream* out) { *out << kind.name; }
+
+Bytes Own(const Path& image) {
+  const Bytes own = RandomBytes(kMiB, 1);
+  const File file(image, O_RDWR | O_CREAT);
+  file.Write(0, own);
+  file.Sync();
+  return own;
+}
+
+Bytes Shared(const Path& image) {
+  const Path origin = image.parent_path() / "origin";
+  const Bytes own = Own(origin);
+  const File from(origin);
+  const File to(image, O_RDWR | O_CREAT);
+  EXPECT_EQ(::copy_file_range(from.fd(), nullptr, to.fd(), nullptr, kMiB, 0), ssize_t{kMiB});
+  to.Sync();
+  return own;
+}
+
+Bytes Trimmed(const Path& image) {
+  Own(image);
+  const File file(image);
+  file.Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kMiB);
+  file.Sync();
+  return Zeros(kMiB);
+}
+
+class FullNotInPlace : public FullDisk, public testing::WithParamInterface<NotInPlace> {
+ protected:
+  void SetUp() override { SetUpHost(GetParam().host); }
+};
+
+TEST_P(FullNotInPlace, AnOverwriteWaitsAndGoesOn) {
+  auto mount = MountOnHost("full=wait");
+  const Bytes old = GetParam().prepare(*mount / "dom1");
+  Touch(*mount / "dom2");
+  Must(Cowfs({"sync", MountPoint()}));
+  Fill();
+
+  const Bytes newer = RandomBytes(kMiB, 3);
+  Writer writer(*mount / "dom1", 0, newer);
+  ASSERT_TRUE(Waits(*mount / "dom1"));
+  EXPECT_TRUE(Same(base_, File(*mount / "dom2").ReadAll()));
+  File(*mount / "dom2").Sync();
+
+  MakeRoom();
+  EXPECT_EQ(writer.Join(), 0);
+  EXPECT_TRUE(WaitsNoMore(MountPoint()));
+  Bytes expected = base_;
+  expected.replace(0, kMiB, newer);
+  EXPECT_TRUE(Holds(*mount / "dom1", expected));
+  mount->Remount();
+  EXPECT_TRUE(Holds(*mount / "dom1", expected));
+}
+
+TEST_P(FullNotInPlace, AnOverwriteFailsAndTheOldStays) {
+  auto mount = MountOnHost("full=error");
+  Bytes expected = base_;
+  expected.replace(0, kMiB, GetParam().prepare(*mount / "dom1"));
+  Must(Cowfs({"sync", MountPoint()}));
+  Fill();
+  // A write may be torn between chunks, and a chunk is never mixed: one chunk each.
+  const Bytes newer = RandomBytes(kMiB, 3);
+  size_t failed = 0;
+  for (uint64_t at = 0; at < kMiB; at += 4 * kKiB) {
+    const int code = WriteDirectly(*mount / "dom1", at, newer.substr(at, 4 * kKiB));
+    if (code == 0) {
+      expected.replace(at, 4 * kKiB, newer, at, 4 * kKiB);
+    } else {
+      ASSERT_EQ(code, ENOSPC);
+      ++failed;
+    }
+  }
+  EXPECT_GT(failed, 0U);
+  File(*mount / "dom1").Sync();
+  EXPECT_TRUE(Holds(*mount / "dom1", expected));
+  MakeRoom();
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, newer), 0);
+  expected.replace(0, kMiB, newer);
+  mount->Remount();
+  EXPECT_TRUE(Holds(*mount / "dom1", expected));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, FullNotInPlace,
+                         testing::Values(NotInPlace{"WhereTheHostNeverDoes", "btrfs", Own},
+                                         NotInPlace{"SharedByReflink", "xfs", Shared},
+                                         NotInPlace{"TrimmedOnExt4", "ext4", Trimmed},
+                                         NotInPlace{"TrimmedOnXfs", "xfs", Trimmed}),
+                         [](const testing::TestParamInfo<NotInPlace>& kind) {
+                           return kind.param.name;
                          });
 
 using Limit = Full;
