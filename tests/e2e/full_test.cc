@@ -294,7 +294,7 @@ struct NotInPlace {
 void PrintTo(const NotInPlace& kind, std::ostream* out) { *out << kind.name; }
 
 Bytes Own(const Path& image) {
-  const Bytes own = RandomBytes(kMiB, 1);
+  Bytes own = RandomBytes(kMiB, 1);
   const File file(image, O_RDWR | O_CREAT);
   file.Write(0, own);
   file.Sync();
@@ -303,7 +303,7 @@ Bytes Own(const Path& image) {
 
 Bytes Shared(const Path& image) {
   const Path origin = image.parent_path() / "origin";
-  const Bytes own = Own(origin);
+  Bytes own = Own(origin);
   const File from(origin);
   const File to(image, O_RDWR | O_CREAT);
   EXPECT_EQ(::copy_file_range(from.fd(), nullptr, to.fd(), nullptr, kMiB, 0), ssize_t{kMiB});
