@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <system_error>
 
 #include "store/db.h"
 #include "store/error.h"
@@ -50,8 +51,13 @@ class Scratch {
 
   /// The store as it was made.
   void restore() const {
-    fs::remove_all(store());
-    fs::copy(path_ + "/sound", store(), fs::copy_options::recursive);
+    // The alarm by which libFuzzer looks at the time may interrupt it.
+    std::error_code code;
+    do {
+      fs::remove_all(store());
+      fs::copy(path_ + "/sound", store(), fs::copy_options::recursive, code);
+    } while (code == std::errc::interrupted);
+    if (code) throw fs::filesystem_error("restore", code);
   }
 
  private:
