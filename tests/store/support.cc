@@ -117,6 +117,13 @@ Store& StoreFixture::open() {
   return *store_;
 }
 
+Bytes StoreFixture::over_base(uint64_t offset, const Bytes& bytes) const {
+  Bytes result = base_content_;
+  if (result.size() < offset + bytes.size()) result.resize(offset + bytes.size());
+  std::copy(bytes.begin(), bytes.end(), result.begin() + static_cast<int64_t>(offset));
+  return result;
+}
+
 Image::Use StoreFixture::use(const std::string& name, bool empty) {
   std::shared_ptr<Image> image = store_->find(name);
   if (image == nullptr) {

@@ -110,6 +110,8 @@ class StoreFixture : public ::testing::Test {
     EXPECT_TRUE(store_->close());
     return reopen_after_crash();
   }
+  /// The base's content with `bytes` laid over it at `offset`.
+  [[nodiscard]] Bytes over_base(uint64_t offset, const Bytes& bytes) const;
   /// The image in use; makes it if there is none.
   Image::Use use(const std::string& name, bool empty = false);
 
