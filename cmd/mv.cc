@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -36,6 +37,8 @@ void rename_in_mount(const std::string& from_path, const std::string& to_path, b
     throw Error::with_message(EXDEV, from.path + " and " + to.path +
                                          ": are not in the same mount; copy the image with cp(1)");
   }
+  require_goes_on(from, "is not renamed");
+  if (force && ::access(to.path.c_str(), F_OK) == 0) require_goes_on(to, "is not replaced");
   if (::renameat2(AT_FDCWD, from.path.c_str(), AT_FDCWD, to.path.c_str(),
                   force ? 0 : RENAME_NOREPLACE) == 0) {
     return;

@@ -30,9 +30,13 @@ void remove_in_mount(const Arguments& images, bool force) {
     const ImagePath path = image_in_mount(image);
     if (!paths.emplace(path.key(), path).second) continue;
     status_of(path);
-    if (!force) require_unused(path, "is not removed");
+    if (force) continue;
+    require_goes_on(path, "is not removed");
+    require_unused(path, "is not removed");
   }
   for (const auto& [key, path] : paths) {
+    // The kernel would wait for them, with the directory locked.
+    if (force && waits_for_space(path)) end_waiting(path);
     if (::unlink(path.path.c_str()) != 0) throw Error(errno, path.path);
   }
 }
@@ -56,7 +60,9 @@ int run_rm(const Arguments& arguments) {
   bool force = false;
   CommandLine line(kHelp);
   line.arguments("IMAGE", images, "the images to remove")->required();
-  line.flag("--force", force, "also remove what is in use; its users keep it until they close it");
+  line.flag("--force", force,
+            "also remove what is in use, and end its writes that wait for space; its users keep it "
+            "until they close it");
   line.option("--store", store, "DIR", "remove them from this store, which is not mounted");
   if (!line.parse(arguments)) return kDone;
 

@@ -169,6 +169,25 @@ void require_unused(const ImagePath& image, const char* why_not) {
   }
 }
 
+bool waits_for_space(const ImagePath& image) {
+  const nlohmann::json facts =
+      ask_server(image.mount.point, {{"ask", "info"}, {"image", image.name}});
+  return facts.at("parked").get<uint64_t>() > 0;
+}
+
+void require_goes_on(const ImagePath& image, const char* why_not) {
+  if (!waits_for_space(image)) return;
+  throw Error::with_message(
+      EBUSY,
+      fmt::format("{}: its writes wait for space, so it {}; make room, raise its limit, or "
+                  "end them with cowfs rm --force, which removes it, or cowfs umount --force",
+                  image.path, why_not));
+}
+
+void end_waiting(const ImagePath& image) {
+  ask_server(image.mount.point, {{"ask", "end_waiting"}, {"image", image.name}});
+}
+
 std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
                                   Needs needs) {
   Store::Options options;

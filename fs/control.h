@@ -15,8 +15,8 @@ namespace cowfs {
 /// Request: {"ask": WHAT, ...}; the answer is an object, or an errno value.
 ///
 ///   info             facts of the directory or an image
-///   end_waiting      on the directory: ends with an error what waits for space, and lets nothing
-///                    wait any more
+///   end_waiting      on the directory or an image: ends with an error what waits for space, and
+///                    lets nothing wait any more
 ///   set_space_limit  on an image: "bytes": a number or null
 ///   check, check_progress
 ///                    on the directory: see fs/check_job.h

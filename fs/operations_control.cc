@@ -53,6 +53,11 @@ nlohmann::json answer_on_image(fuse_req_t request, Image& image, const std::stri
     require_administrator(request);
     return set_space_limit(image, question);
   }
+  if (ask == "end_waiting") {
+    require_administrator(request);
+    file_system(request).parking().end(image.id());
+    return nlohmann::json::object();
+  }
   if (ask == "clear_failure") {
     require_write_permission(request, file_system(request).status(image));
     image.clear_failure(true);

@@ -28,7 +28,7 @@ bool Parking::park(uint64_t image, const char* why, Retry retry) {
   bool first = false;
   {
     const std::lock_guard lock(mutex_);
-    if (ended_) return false;
+    if (ended_ || ended_images_.contains(image)) return false;
     const auto [place, made] = waiting_.try_emplace(image);
     first = made;
     try {
@@ -55,6 +55,11 @@ void Parking::end_all() {
   changed_.notify_all();
 }
 
+void Parking::end(uint64_t image) {
+  const std::lock_guard lock(mutex_);
+  ended_images_.insert(image);
+}
+
 size_t Parking::count() {
   const std::lock_guard lock(mutex_);
   size_t sum = 0;
@@ -78,7 +83,7 @@ void Parking::run() {
     uint64_t last = 0;
     for (auto at = waiting_.begin(); at != waiting_.end(); at = waiting_.upper_bound(last)) {
       last = at->first;
-      try_image(lock, last, ended_);
+      try_image(lock, last, ended_ || ended_images_.contains(last));
     }
   }
 }

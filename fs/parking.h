@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace cowfs {
@@ -36,6 +37,8 @@ class Parking {
 
   /// Has all that waits answered with an error, and lets nothing wait from now on.
   void end_all();
+  /// The same for one image.
+  void end(uint64_t image);
 
   /// How many wait, of all images or of one.
   [[nodiscard]] size_t count();
@@ -51,6 +54,7 @@ class Parking {
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::map<uint64_t, std::deque<Retry>> waiting_;
+  std::set<uint64_t> ended_images_;  // numbers are not used again
   bool ended_ = false;
   bool stopping_ = false;
   std::thread thread_;  // last: starts when all else is there

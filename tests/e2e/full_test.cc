@@ -447,6 +447,36 @@ TEST_P(Limit, AProcessThatCannotBeLookedAtHoldsUpNoCommand) {
   EXPECT_FALSE(IsMountPoint(MountPoint()));
 }
 
+// The kernel keeps an image locked that is being written to. Who waits for it in unlink(2) or
+// rename(2) has the directory locked, and so would hold up every machine's names.
+TEST_P(Limit, AnImageThatWaitsHoldsUpNoNames) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  Touch(*mount / "dom2");
+  Must(Cowfs({"limit", *mount / "dom1", "1M"}));
+  Writer writer(*mount / "dom1", 0, RandomBytes(2 * kMiB, 1));
+  ASSERT_TRUE(Waits(*mount / "dom1"));
+  const std::vector<Arguments> lines = {
+      {"rm", *mount / "dom1"},
+      {"mv", *mount / "dom1", *mount / "dom3"},
+      {"mv", "--force", *mount / "dom2", *mount / "dom1"},
+  };
+  for (const Arguments& line : lines) {
+    const Result refused = Cowfs(line);
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_TRUE(Mentions(refused.err, "dom1: its writes wait for space"));
+  }
+  Must(Cowfs({"create", *mount / "dom4"}));
+  Must(Cowfs({"mv", *mount / "dom4", *mount / "dom5"}));
+  Must(Cowfs({"rm", *mount / "dom5"}));
+
+  Must(Cowfs({"rm", "--force", *mount / "dom1"}));
+  EXPECT_EQ(writer.Join(), ENOSPC);
+  EXPECT_EQ(Parked(MountPoint()), 0U);
+  EXPECT_FALSE(std::filesystem::exists(*mount / "dom1"));
+  EXPECT_TRUE(Holds(*mount / "dom2", base_));
+}
+
 TEST_P(Limit, IsNotForEverybodyToChange) {
   auto mount = MountOnHost("full=error");
   Touch(*mount / "dom1");
