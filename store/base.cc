@@ -139,6 +139,11 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
   const bool written = recorded.written_ns.has_value();
   if (same_place && same_times && now.size == recorded.size && !base.is_device() && !written) {
     now.fingerprint = recorded.fingerprint;
+    if (accept_changed && !now.checksum.empty()) {
+      now.checksum.clear();
+      return {BaseVerdict::Kind::same_content,
+              "accepted as asked; the checksum of what it was is dropped", now};
+    }
     return {BaseVerdict::Kind::unchanged, "", now};
   }
 

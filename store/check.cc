@@ -11,7 +11,8 @@
 // A repair changes a byte of no image. It gives back the space of what no image holds, and it mends
 // values that only one value can be right for. The catalog comes first (I12): what it has forgotten
 // durably is then removed or punched. It does not touch what a person may yet save: a CoW file that
-// is newer than the catalog, or one of which the catalog says nothing but that it has data.
+// is newer than the catalog, or one of which the catalog says nothing but that it has data; and
+// nothing at all where the catalog may not be the right one.
 
 #include "store/check.h"
 
@@ -405,8 +406,39 @@ void StoreCheck::check_base_of(const BaseRow& recorded) {
 
 }  // namespace
 
+/// Whether a finding says that the catalog may be another's, or an older one.
+bool is_of_doubtful_catalog(const Finding& finding) {
+  constexpr std::array<std::string_view, 4> kKinds{"newer_file", "no_layer", "shared_layer",
+                                                   "catalog_rows"};
+  return finding.severity == Severity::damage && !finding.repairable &&
+         std::find(kKinds.begin(), kKinds.end(), finding.kind) != kKinds.end();
+}
+
+/// Looks before anything is repaired. What such a catalog does not know may be no leak: the right
+/// one would miss it.
+bool is_trusted(const std::string& directory, const CheckOptions& options) {
+  bool doubtful = false;
+  CheckOptions look = options;
+  look.repair = false;
+  look.receive = [&](const Finding& finding) { doubtful |= is_of_doubtful_catalog(finding); };
+  StoreCheck(directory, look).run();
+  return !doubtful;
+}
+
 CheckResult check_store(const std::string& directory, const CheckOptions& options) {
-  return StoreCheck(directory, options).run();
+  if (!options.repair || is_trusted(directory, options)) {
+    return StoreCheck(directory, options).run();
+  }
+  CheckOptions look = options;
+  look.repair = false;
+  options.receive({.severity = Severity::note,
+                   .kind = "note",
+                   .image = "",
+                   .what =
+                       "nothing is repaired: the catalog cannot be trusted, and what looks like "
+                       "a leak may be what the right one knows; put that back first",
+                   .remedy = ""});
+  return StoreCheck(directory, look).run();
 }
 
 bool compare_base(const std::string& directory, const CheckOptions& options) {

@@ -66,6 +66,13 @@ void record_base(Catalog& catalog, const Base& base, const CheckOptions& options
   require_unchanged(base, catalog.base());
   BaseRow row = base.identity();
   row.checksum = checksum_of(base, options);
+  const std::vector<std::byte> before = catalog.base().checksum;
+  if (!before.empty() && before != row.checksum) {
+    throw Error::with_message(
+        ESTALE, "base " + base.path() +
+                    ": is not what it was when its checksum was recorded: bring the old base back; "
+                    "or mount with --accept-changed-base, at the machines' risk, and record then");
+  }
   row.fingerprint = base.fingerprint();
   Catalog::Change change(catalog);
   change.set_base(row);

@@ -161,6 +161,36 @@ TEST_F(CheckTest, ACowFileThatIsNewerThanTheCatalogIsLeftAlone) {
   expect_no_repair();
 }
 
+// What an old copy of the catalog does not know looks like a leak.
+TEST_F(CheckTest, BesideACowFileThatIsNewerNothingIsRepaired) {
+  fill(5, 0, 2 * kChunk);
+  fill(1, 12 * kChunk, kChunk);
+  const auto before = files();
+  const Outcome outcome = check_as(true);
+  EXPECT_NE(outcome.text().find("nothing is repaired"), std::string::npos) << outcome.text();
+  EXPECT_EQ(outcome.result.repaired, 0U);
+  EXPECT_EQ(outcome.result.damage, 1U);
+  EXPECT_GE(outcome.result.leaks, 1U);
+  EXPECT_EQ(files(), before);
+}
+
+TEST_F(CheckTest, WhatALostLayerHeldIsNotRemoved) {
+  sql("PRAGMA foreign_keys = OFF; DELETE FROM layer WHERE id = 1");
+  const auto before = files();
+  const Outcome outcome = check_as(true);
+  EXPECT_GE(outcome.result.damage, 1U);
+  EXPECT_EQ(outcome.result.repaired, 0U);
+  EXPECT_EQ(files(), before);
+  EXPECT_TRUE(fs::exists(cow(1)));
+}
+
+TEST_F(CheckTest, ALayerThatAnImageLostToAnotherIsNotRemoved) {
+  sql("UPDATE image SET layer = 2");
+  const auto before = files();
+  EXPECT_EQ(check_as(true).result.repaired, 0U);
+  EXPECT_EQ(files(), before);
+}
+
 TEST_F(CheckTest, ACowFileThatWasNeverFlushedIsRemoved) {
   open();
   use("dom3");
@@ -265,6 +295,14 @@ TEST_F(CheckBaseTest, ARecordedChecksumAcceptsABaseWithOtherTimesAndRefusesOther
   change_byte();
   EXPECT_FALSE(compare_base(store_path(), quiet()));
   EXPECT_EQ(error_of([&] { open(); }).code(), ESTALE);
+}
+
+TEST_F(CheckBaseTest, AnotherChecksumIsNotRecordedOverTheOneThatProvesAChange) {
+  open().record_base(quiet());
+  sql("UPDATE base SET checksum = zeroblob(length(checksum))");
+  EXPECT_EQ(error_of([&] { store_->record_base(quiet()); }).code(), ESTALE);
+  store_.reset();
+  EXPECT_FALSE(compare_base(store_path(), quiet()));
 }
 
 TEST_F(CheckBaseTest, NoChecksumIsRecordedOfABaseThatMayHaveChanged) {
