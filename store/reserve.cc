@@ -23,6 +23,17 @@ uint64_t size_for(const std::string& directory) {
 Reserve::Reserve(const std::string& directory, const FaultHook* hook)
     : directory_(directory), hook_(hook), size_(size_for(directory)) {}
 
+File Reserve::open_regular(int flags) const {
+  // Somebody may have put a pipe there, which would wait for its other end, or another name of a
+  // file of his.
+  File file(path_in(directory_), flags | O_NOFOLLOW | O_NONBLOCK, 0600, hook_);
+  const struct stat status = file.status();
+  if (!S_ISREG(status.st_mode) || status.st_nlink != 1) {
+    throw Error(EINVAL, "reserve " + path_in(directory_));
+  }
+  return file;
+}
+
 uint64_t Reserve::held() const {
   struct stat status {};
   if (::lstat(path_in(directory_).c_str(), &status) != 0) return 0;
@@ -34,7 +45,7 @@ bool Reserve::give_up() {
   try {
     if (held() == 0) return false;
     // The file stays: on a disk without a free block it could not be made again.
-    File(path_in(directory_), O_WRONLY | O_NOFOLLOW, 0, hook_).truncate(0);
+    open_regular(O_WRONLY).truncate(0);
     given_up_ = true;
     return true;
   } catch (const Error&) {
@@ -50,7 +61,7 @@ bool Reserve::renew() {
       return true;
     }
     if (space_at(directory_).available < 2 * size_) return false;
-    File(path_in(directory_), O_WRONLY | O_CREAT | O_NOFOLLOW, 0600, hook_).allocate(0, size_);
+    open_regular(O_WRONLY | O_CREAT).allocate(0, size_);
     given_up_ = false;
     return true;
   } catch (const Error&) {

@@ -36,6 +36,8 @@ class Reserve {
 
  private:
   [[nodiscard]] uint64_t held() const;
+  /// EINVAL if it is no file of its own.
+  [[nodiscard]] File open_regular(int flags) const;
 
   const std::string directory_;
   const FaultHook* hook_;

@@ -79,6 +79,25 @@ class StoreOpenTest : public StoreFixture {
   }
 };
 
+// A pipe would wait for its other end, and another name of a file would be written over.
+TEST_F(StoreOpenTest, WhatLiesInPlaceOfTheReserveIsLeftAlone) {
+  make_store();
+  const std::string reserve = store_path() + "/reserve";
+  fs::remove(reserve);
+  ASSERT_EQ(::mkfifo(reserve.c_str(), 0600), 0);
+  open();
+  store_.reset();
+  EXPECT_TRUE(fs::is_fifo(reserve));
+
+  fs::remove(reserve);
+  const std::string other = store_path() + "-other";
+  write_file(other, pattern(7, 10'000));
+  fs::create_hard_link(other, reserve);
+  open();
+  store_.reset();
+  EXPECT_EQ(read_file(other), pattern(7, 10'000));
+}
+
 TEST_F(StoreOpenTest, WithoutCreateThereHasToBeOne) {
   Store::Options wanted = options();
   wanted.create = false;
