@@ -29,6 +29,7 @@ constexpr HelpTexts kHelp{
 void resize_in_mount(const std::string& path, uint64_t size, bool force) {
   const ImagePath image = image_in_mount(path);
   const auto old_size = static_cast<uint64_t>(status_of(image).st_size);
+  require_goes_on(image, "is not resized");
   if (size < old_size && !force) require_unused(image, "is not made smaller");
   // Through the kernel, which keeps its own idea of the size.
   if (::truncate(image.path.c_str(), static_cast<off_t>(size)) != 0) throw Error(errno, image.path);

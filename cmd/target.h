@@ -58,9 +58,9 @@ void require_unused(const ImagePath& image, const char* why_not);
 /// Whether writes of the image wait for space.
 bool waits_for_space(const ImagePath& image);
 
-/// Error if writes of the image wait for space. `why_not` is as for require_unused. The kernel holds
-/// such an image locked, and who removes or renames it waits for that with the directory locked: no
-/// image of the mount could be made, found or removed any more.
+/// Error if writes of the image wait for space. `why_not` is as for require_unused. The kernel
+/// holds such an image locked, and who removes or renames it waits for that with the directory
+/// locked: no image of the mount could be made, found or removed any more.
 void require_goes_on(const ImagePath& image, const char* why_not);
 
 /// Has the writes of the image that wait for space answered with an error, and lets none wait from

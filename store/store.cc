@@ -81,6 +81,9 @@ StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
           .format_version = catalog.format_version()};
 }
 
+/// Bytes below which there may be no room for a catalog to be opened in.
+constexpr uint64_t kLeastSpace = 256 << 10;
+
 }  // namespace
 
 Store::Store(Options options) : options_(std::move(options)) {
@@ -99,7 +102,11 @@ Store::Store(Options options) : options_(std::move(options)) {
   if (there && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
     throw Error(errno, "store " + directory);
   }
-  const bool was_made = there && Catalog::exists(catalog_path(directory));
+  bool was_made = false;
+  if (there) {
+    reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
+    with_room([&] { was_made = Catalog::exists(catalog_path(directory)); });
+  }
   if (!was_made) {
     if (there) require_no_layers(directory);
     if (!options_.create) {
@@ -115,7 +122,7 @@ Store::Store(Options options) : options_(std::move(options)) {
     lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
   }
 
-  reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
+  if (!there) reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
   open_catalog();
   if (catalog_->upgraded()) {
     options_.log->warn(
@@ -156,18 +163,24 @@ Store::~Store() {
   if (reserve_ != nullptr) reserve_->renew();
 }
 
-// SQLite makes files beside the catalog: on a full disk the reserve has room for them.
-void Store::open_catalog() {
-  const auto open = [this] {
-    catalog_ = std::make_unique<Catalog>(catalog_path(options_.directory),
-                                         Database::Mode::read_write, *options_.schema);
-  };
+void Store::with_room(const std::function<void()>& open) {
   try {
     open();
   } catch (const Error& error) {
-    if (!is_no_space(error.code()) || !reserve_->give_up()) throw;
+    // SQLite does not always say that it was space.
+    const bool vague = error.code() == EIO || error.code() == ENOENT;
+    const bool full = is_no_space(error.code()) ||
+                      (vague && space_at(options_.directory).available < kLeastSpace);
+    if (!full || !reserve_->give_up()) throw;
     open();
   }
+}
+
+void Store::open_catalog() {
+  with_room([this] {
+    catalog_ = std::make_unique<Catalog>(catalog_path(options_.directory),
+                                         Database::Mode::read_write, *options_.schema);
+  });
   catalog_->when_full([this] {
     if (!reserve_->give_up()) return false;
     options_.log->error(

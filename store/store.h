@@ -3,6 +3,7 @@
 #include <spdlog/logger.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -144,6 +145,8 @@ class Store {
   };
 
   void make(const Schema& schema);
+  /// Opens what SQLite makes files for: on a full disk the reserve has room for them.
+  void with_room(const std::function<void()>& open);
   void open_catalog();
   void check_base();
   void load();

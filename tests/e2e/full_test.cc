@@ -280,6 +280,20 @@ TEST_P(Full, AServerThatWasKilledOnAFullDiskComesBack) {
   EXPECT_TRUE(Same(own, File(*mount / "dom1").Read(0, kMiB)));
 }
 
+// SQLite makes files when it opens the catalog: the reserve is given up for them.
+TEST_P(Full, AStoreAtRestOnAFullDiskIsMounted) {
+  auto mount = MountOnHost("full=wait");
+  const Bytes own = RandomBytes(kMiB, 1);
+  WriteFile(*mount / "dom1", own);
+  Touch(*mount / "dom2");
+  mount->Unmount();
+  Fill();
+  Must(Cowfs({"rm", "--store", host_->path() / "store", "dom2"}));
+  mount->MountAgain();
+  EXPECT_TRUE(Holds(*mount / "dom1", own));
+  Must(Cowfs({"rm", *mount / "dom1"}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, Full, testing::Values("ext4", "xfs"),
                          [](const testing::TestParamInfo<std::string>& type) {
                            return type.param;
@@ -460,6 +474,7 @@ TEST_P(Limit, AnImageThatWaitsHoldsUpNoNames) {
       {"rm", *mount / "dom1"},
       {"mv", *mount / "dom1", *mount / "dom3"},
       {"mv", "--force", *mount / "dom2", *mount / "dom1"},
+      {"resize", *mount / "dom1", "1G"},
   };
   for (const Arguments& line : lines) {
     const Result refused = Cowfs(line);
