@@ -19,12 +19,13 @@ struct Holder {
 /// What the file `lock` says, as far as it makes sense.
 Holder parse_holder(const std::string& text);
 
-/// The lock on a store (I9): flock(2) on its file `lock`, which also says who has it. Given up when
-/// destroyed, by the kernel also when the process dies.
+/// The lock on a store (I9): flock(2) on its directory, and on the file `lock` in it, which says
+/// who has it. The directory's holds also where somebody removed or replaced the file. Given up
+/// when destroyed, by the kernel also when the process dies.
 class StoreLock {
  public:
   /// Takes the lock. A holder that is ending, or a command, is waited for, 30 s at most; others get
-  /// an EBUSY Error that names them.
+  /// an EBUSY Error that names them. Makes the file `lock` if there is none.
   StoreLock(const std::string& directory, const Holder& self);
 
   /// Changes what the file says of this process.
@@ -34,7 +35,8 @@ class StoreLock {
   static std::optional<Holder> holder(const std::string& directory);
 
  private:
-  File file_;
+  File directory_;
+  std::optional<File> file_;  // of one who has the directory's
 };
 
 /// A look at a store: while it lasts nobody opens the store who has not got it open already, but
@@ -47,7 +49,8 @@ class StoreLook {
   [[nodiscard]] const std::optional<Holder>& holder() const { return holder_; }
 
  private:
-  std::optional<File> file_;  // none: there is no lock, and so nobody who has it
+  File directory_;
+  std::optional<File> file_;  // none: there is no such file
   std::optional<Holder> holder_;
 };
 

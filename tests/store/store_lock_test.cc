@@ -92,6 +92,32 @@ TEST_F(StoreLockTest, TextOfADeadProcessBlocksNobody) {
   ender.join();
 }
 
+// Somebody may take it for a left-over of a server that died.
+TEST_F(StoreLockTest, TheLockHoldsThoughItsFileIsRemovedOrReplaced) {
+  const StoreLock lock(directory_.path(), self(kMount));
+  for (const bool replaced : {false, true}) {
+    ::unlink((directory_ / "lock").c_str());
+    if (replaced) write_file(directory_ / "lock", {});
+    const Error error = error_of([&] { const StoreLock second(directory_.path(), self()); });
+    EXPECT_EQ(error.code(), EBUSY);
+    const std::string text = error.what();
+    EXPECT_NE(text.find("process " + std::to_string(::getpid())), std::string::npos) << text;
+    EXPECT_NE(text.find("removed or replaced"), std::string::npos) << text;
+    ASSERT_TRUE(StoreLock::holder(directory_.path()));
+    EXPECT_EQ(StoreLock::holder(directory_.path())->pid, ::getpid());
+  }
+}
+
+TEST_F(StoreLockTest, AProgramThatLocksTheFileAloneIsRespected) {
+  write_file(directory_ / "lock", {});
+  const File other(directory_ / "lock", O_RDWR);
+  const std::string text = "pid " + std::to_string(::getpid()) + "\nmount /proc\nstate open\n";
+  other.write(std::as_bytes(std::span(text)), 0);
+  ASSERT_TRUE(other.try_lock());
+  EXPECT_EQ(error_of([&] { const StoreLock second(directory_.path(), self()); }).code(), EBUSY);
+  EXPECT_EQ(StoreLock::holder(directory_.path())->mount, "/proc");
+}
+
 TEST_F(StoreLockTest, GarbageInTheFileIsNoHolder) {
   write_file(directory_ / "lock", pattern(1, 20000));
   const StoreLock lock(directory_.path(), self(kMount));
