@@ -36,6 +36,7 @@ constexpr HelpTexts kHelp{
         "  cowfs check --repair /srv/base.img.cowfs\n"
         "  cowfs check --json /mnt/vms\n"
         "  cowfs check --record-base /mnt/vms\n"
+        "  cowfs check --base --base-path /new/base.img /srv/base.img.cowfs\n"
         "  cowfs check --clear /mnt/vms/dom1.img\n"
         "  cowfs check --clear --store /srv/base.img.cowfs dom1.img\n",
     .exit_status =
@@ -48,6 +49,7 @@ enum CheckStatus : int { kClean = 0, kDamage = 2, kLeaks = 3 };
 struct Line {
   std::string target;
   std::optional<std::string> store;
+  std::optional<std::string> base_path;
   bool repair = false;
   bool json = false;
   bool record_base = false;
@@ -160,7 +162,8 @@ class Printer {
       text += (text.empty() ? "" : ", ") + count(result.leaks, "leak");
       if (result.leaked_bytes > 0) text += " of " + format_size(result.leaked_bytes);
     }
-    text += "; " + count(result.images, "image");
+    // Of a catalog that cannot be read it is not known.
+    if (result.images > 0 || result.damage == 0) text += "; " + count(result.images, "image");
     if (result.repaired > 0) text += "; " + count(result.repaired, "finding") + " repaired";
     return text;
   }
@@ -268,12 +271,18 @@ int compare_base(const Line& line) {
   const Target target = find_target(line);
   Printer printer(target, false);
   bool same = false;
+  if (target.mount && line.base_path) {
+    throw UsageError(
+        "--base-path goes with a store that is not mounted: a mount has its base open");
+  }
   if (target.mount) {
     same = run_job(*target.mount, {{"ask", "check"}, {"what", "compare_base"}}, "reading the base",
                    printer)
                .at("same");
   } else {
-    same = compare_base(target.store, with_progress(printer));
+    const std::optional<std::string> path =
+        line.base_path ? std::optional(followed_path(*line.base_path)) : std::nullopt;
+    same = compare_base(target.store, path, with_progress(printer));
   }
   printer.progress().clear();
   fmt::print("{}\n", same ? "base: every byte is as it was when its checksum was recorded"
@@ -314,6 +323,7 @@ int run_check(const Arguments& arguments) {
   line.flag("--json", values.json, "print JSON; cowfs-check(8) has the keys");
   line.flag("--record-base", values.record_base, "record a checksum of the whole base");
   line.flag("--base", values.base, "compare the whole base with the recorded checksum");
+  line.option("--base-path", values.base_path, "PATH", "with --base: where the base lies now");
   line.flag("--clear", values.clear, "let an image take writes again of which a sync failed");
   line.option("--store", values.store, "DIR", "the store, which is not mounted");
   if (!line.parse(arguments)) return kClean;
@@ -323,8 +333,10 @@ int run_check(const Arguments& arguments) {
   }
   const bool only_checks = !values.record_base && !values.base && !values.clear;
   if (!only_checks && (values.repair || values.json)) {
-    throw UsageError("--repair and --json go with nothing else");
+    throw UsageError(
+        "--repair and --json go together, and with none of --record-base, --base and --clear");
   }
+  if (values.base_path && !values.base) throw UsageError("--base-path goes with --base only");
   if (values.target.empty() != (values.store && !values.clear)) {
     throw UsageError(values.clear ? "an image is missing" : "one store or mount is to be named");
   }

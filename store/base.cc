@@ -177,9 +177,11 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
   if (same_mtime) {
     if (written) {
       // Still in doubt, since a sample does not see everything; so it stays on record.
-      return {BaseVerdict::Kind::same_content,
-              "somebody wrote to it, or could have, while it was in use; its samples are the same",
-              now};
+      return {
+          BaseVerdict::Kind::same_content,
+          "somebody wrote to it, or could have, while it was in use, or a full comparison found "
+          "it changed; its samples are the same",
+          now};
     }
     if (!base.is_device()) {
       return {BaseVerdict::Kind::same_content,
@@ -192,9 +194,9 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
   const std::string compare =
       recorded.checksum.empty()
           ? "A full comparison is not possible, since no checksum of the whole base was recorded; "
-          : "A full comparison with the recorded checksum tells: `cowfs check --base` on the "
-            "store; "
-            "or, ";
+          : "A full comparison with the recorded checksum tells, and accepts it if it is the same: "
+            "`cowfs check --base --base-path " +
+                base.path() + "` on the store; or, ";
   return {BaseVerdict::Kind::refused,
           "was modified since the store was made: the modification time is another, and the "
           "fingerprint, which sees only samples, is the same. " +

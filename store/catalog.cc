@@ -78,7 +78,7 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
   {
     Database database(draft, Database::Mode::create);
     Transaction transaction(database);
-    create_schema(database, schema);
+    create_schema(database, schema, {.chunk_size = store.chunk_size, .policy = store.policy});
     database.prepare("INSERT INTO store VALUES (1, ?, ?, ?, ?)")
         .bind(1, store.uuid)
         .bind(2, int64_t{store.chunk_size})
@@ -109,6 +109,7 @@ bool Catalog::exists(const std::string& path) {
 Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
     : schema_(schema), database_(path, mode) {
   const bool for_writing = mode == Database::Mode::read_write;
+  if (::stat(path.c_str(), &opened_) != 0) throw Error(errno, path);
   if (for_writing) {
     upgraded_ = upgrade_schema(database_, schema);
   } else {
@@ -129,7 +130,14 @@ Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& sch
   sync_entry(path);
 }
 
+bool Catalog::is_in_place() const {
+  struct stat now {};
+  return ::stat(path().c_str(), &now) == 0 && now.st_dev == opened_.st_dev &&
+         now.st_ino == opened_.st_ino;
+}
+
 void Catalog::check_rows() {
+  require_fixed(database_);
   const StoreRow store = this->store();
   if (!ChunkSize::valid(store.chunk_size)) {
     throw damaged(path(), "chunk size " + std::to_string(store.chunk_size));
@@ -220,8 +228,11 @@ std::vector<LayerRow> Catalog::layers() {
 
 uint64_t Catalog::last_layer() {
   const std::lock_guard lock(mutex_);
-  Statement select = database_.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'layer'");
-  return select.step() ? from_sql(select.integer(0)) : 0;
+  // As SQLite takes it for the next number: its record of it counts no less than the rows.
+  Statement select = database_.prepare(
+      "SELECT max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'layer'), "
+      "(SELECT coalesce(max(id), 0) FROM layer))");
+  return select.step() ? from_sql(std::max<int64_t>(select.integer(0), 0)) : 0;
 }
 
 std::optional<uint64_t> Catalog::last_page(uint64_t layer) {

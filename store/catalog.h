@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -82,6 +84,8 @@ class Catalog {
 
   [[nodiscard]] const std::string& path() const { return database_.path(); }
   [[nodiscard]] int format_version() const { return schema_.version; }
+  /// Whether its path still leads to the file that was opened.
+  [[nodiscard]] bool is_in_place() const;
   /// Whether opening it upgraded it.
   [[nodiscard]] bool upgraded() const { return upgraded_; }
 
@@ -150,6 +154,7 @@ class Catalog {
   const Schema& schema_;
   std::mutex mutex_;
   Database database_;
+  struct stat opened_ {};  // the file
   bool upgraded_ = false;
   std::function<void()> log_is_long_;
   std::function<bool()> make_room_;

@@ -6,13 +6,15 @@
 // mounted read-only. A repair writes to the real catalog, through SQLite, after it has saved it.
 //
 // Order: the catalog as a database, its rows and maps, the files that belong to them, the space in
-// each CoW file, the base. What the catalog cannot be trusted with is not held against the files.
+// each CoW file, the reserve, the base. What the catalog cannot be trusted with is not held against
+// the files.
 //
 // A repair changes a byte of no image. It gives back the space of what no image holds, and it mends
 // values that only one value can be right for. The catalog comes first (I12): what it has forgotten
 // durably is then removed or punched. It does not touch what a person may yet save: a CoW file that
-// is newer than the catalog, or one of which the catalog says nothing but that it has data; and
-// nothing at all where the catalog may not be the right one.
+// is newer than the catalog, or one of which the catalog says nothing but that it has data, or the
+// space of an image that has damage; and nothing at all where the catalog may not be the right one
+// (check_doubt.h).
 
 #include "store/check.h"
 
@@ -31,12 +33,15 @@
 #include "store/check_base.h"
 #include "store/check_catalog.h"
 #include "store/check_database.h"
+#include "store/check_doubt.h"
 #include "store/check_report.h"
+#include "store/check_reserve.h"
 #include "store/check_space.h"
 #include "store/error.h"
 #include "store/host_fs.h"
 #include "store/layout.h"
 #include "store/policy.h"
+#include "store/reserve.h"
 #include "store/store_lock.h"
 #include "store/temporary_directory.h"
 
@@ -89,8 +94,8 @@ bool is_damage(const Error& error) {
 
 class StoreCheck {
  public:
-  StoreCheck(const std::string& directory, const CheckOptions& options)
-      : directory_(directory), options_(options), report_(options) {}
+  StoreCheck(const std::string& directory, const CheckOptions& options, const Doubt& doubt)
+      : directory_(directory), options_(options), doubt_(doubt), report_(options) {}
 
   CheckResult run() {
     require_store();
@@ -105,6 +110,7 @@ class StoreCheck {
     if (catalog) {
       check_files(*catalog);
       check_spaces(*catalog);
+      check_reserve(directory_, report_);
       check_base_of(catalog->base);
     }
     return report_.result();
@@ -128,6 +134,7 @@ class StoreCheck {
   bool copy_catalog();
   std::string in_store(std::string text) const;
   bool repair_catalog(const std::string& sql);
+  void change_catalog(const std::string& sql);
 
   void check_files(CheckedCatalog& catalog);
   void check_layer_file(CheckedLayer& layer, const struct stat* status);
@@ -140,12 +147,14 @@ class StoreCheck {
 
   const std::string directory_;
   const CheckOptions& options_;
+  const Doubt& doubt_;
   CheckReport report_;
   std::optional<StoreLock> lock_;
   const TemporaryDirectory scratch_{"cowfs-check"};
   std::optional<Database> copy_;  // of the catalog
   std::optional<Database> real_;  // once something is repaired
   bool repairing_ = false;        // what fails now is not the catalog's fault
+  bool no_room_ = false;          // to change the catalog
 };
 
 // ---- the store as a whole -----------------------------------------------------------------------
@@ -184,7 +193,9 @@ void StoreCheck::lock() {
 std::optional<CheckedCatalog> StoreCheck::check_catalog() {
   if (!copy_catalog()) return std::nullopt;
   const std::string path = catalog_path(scratch_.path());
-  copy_.emplace(path, Database::Mode::read_only);
+  // A connection that may not write would pass over CHECK clauses (sqlite3AddCheckConstraint in
+  // SQLite's build.c); the copy is ours.
+  copy_.emplace(path, Database::Mode::read_write);
   if (is_blank(*copy_)) {
     const std::string layers = layers_path(directory_);
     if (fs::exists(layers) && !fs::is_empty(layers)) {
@@ -231,20 +242,39 @@ std::string StoreCheck::in_store(std::string text) const {
 }
 
 bool StoreCheck::repair_catalog(const std::string& sql) {
-  if (!options_.repair) return false;
+  if (!options_.repair || no_room_) return false;
   repairing_ = true;
+  try {
+    change_catalog(sql);
+  } catch (const Error& error) {
+    if (!is_no_space(error.code())) throw;
+    no_room_ = true;
+    note(
+        "the disk is full, and the catalog can neither be saved nor changed: what needs no change "
+        "of it is repaired; repair again then");
+  }
+  repairing_ = false;
+  return !no_room_;
+}
+
+void StoreCheck::change_catalog(const std::string& sql) {
   if (!real_) {
     // While others read it the copy's connection cannot be saved from.
     Database reader(catalog_path(scratch_.path()), Database::Mode::read_only);
-    note("the catalog as it was is saved as " +
-         save_before_repair(reader, catalog_path(directory_)));
+    Reserve reserve(directory_);
+    std::string saved;
+    try {
+      saved = save_before_repair(reader, catalog_path(directory_));
+    } catch (const Error& error) {
+      if (!is_no_space(error.code()) || !reserve.give_up()) throw;
+      saved = save_before_repair(reader, catalog_path(directory_));
+    }
+    note("the catalog as it was is saved as " + saved);
     real_.emplace(catalog_path(directory_), Database::Mode::read_write);
   }
   Transaction transaction(*real_);
   real_->execute(sql);
   transaction.commit();
-  repairing_ = false;
-  return true;
 }
 
 // ---- files --------------------------------------------------------------------------------------
@@ -345,7 +375,11 @@ void StoreCheck::check_names() {
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     const std::string name = entry.path().filename();
     if (std::find(kKnown.begin(), kKnown.end(), name) != kKnown.end()) continue;
-    if (name.starts_with("catalog.db.v") || name.starts_with("catalog.db.before-repair")) continue;
+    // Copies of the catalog, and one whose making was cut short.
+    if (name.starts_with("catalog.db.v") || name.starts_with("catalog.db.before-repair") ||
+        name.starts_with("catalog.db.new")) {
+      continue;
+    }
     note(name + " is none of cowfs's files; it is left alone");
   }
   const std::optional<struct stat> layers = status_of(layers_path(directory_));
@@ -383,9 +417,10 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
     for_each_flaw(
         *layer, check_end(*layer, checked.image_size, chunk),
         [&](const Flaw& flaw) {
-          const bool leaked = flaw.kind == Flaw::Kind::leaked;
-          if (leaked && options_.repair) layer->reclaim(flaw.offset, flaw.length);
-          findings.add(flaw, leaked && options_.repair);
+          const bool give_back =
+              flaw.kind == Flaw::Kind::leaked && options_.repair && !doubt_.about(id);
+          if (give_back) layer->reclaim(flaw.offset, flaw.length);
+          findings.add(flaw, give_back);
         },
         [&](uint64_t bytes) {
           report_.require_wanted();
@@ -400,54 +435,35 @@ void StoreCheck::check_base_of(const BaseRow& recorded) {
   try {
     check_base(Base(recorded.path), recorded, report_);
   } catch (const Error& error) {
-    damage("base", error.what(), "bring it back, or mount the store with its new path once");
+    damage("base", error.what(),
+           "bring it back; or, if it was moved, mount the store with its new path once, or compare "
+           "it in full with --base --base-path");
   }
 }
 
 }  // namespace
 
-/// Whether a finding says that the catalog may be another's, or an older one.
-bool is_of_doubtful_catalog(const Finding& finding) {
-  constexpr std::array<std::string_view, 4> kKinds{"newer_file", "no_layer", "shared_layer",
-                                                   "catalog_rows"};
-  return finding.severity == Severity::damage && !finding.repairable &&
-         std::find(kKinds.begin(), kKinds.end(), finding.kind) != kKinds.end();
-}
-
-/// Looks before anything is repaired. What such a catalog does not know may be no leak: the right
-/// one would miss it.
-bool is_trusted(const std::string& directory, const CheckOptions& options) {
-  bool doubtful = false;
-  CheckOptions look = options;
-  look.repair = false;
-  look.receive = [&](const Finding& finding) { doubtful |= is_of_doubtful_catalog(finding); };
-  StoreCheck(directory, look).run();
-  return !doubtful;
-}
-
 CheckResult check_store(const std::string& directory, const CheckOptions& options) {
-  if (!options.repair || is_trusted(directory, options)) {
-    return StoreCheck(directory, options).run();
-  }
-  CheckOptions look = options;
-  look.repair = false;
-  options.receive({.severity = Severity::note,
-                   .kind = "note",
-                   .image = "",
-                   .what =
-                       "nothing is repaired: the catalog cannot be trusted, and what looks like "
-                       "a leak may be what the right one knows; put that back first",
-                   .remedy = ""});
-  return StoreCheck(directory, look).run();
+  return look_then_repair(options, [&](const CheckOptions& how, const Doubt& doubt) {
+    return StoreCheck(directory, how, doubt).run();
+  });
 }
 
-bool compare_base(const std::string& directory, const CheckOptions& options) {
+bool compare_base(const std::string& directory, const std::optional<std::string>& base_path,
+                  const CheckOptions& options) {
   if (!Catalog::exists(catalog_path(directory))) {
     throw Error::with_message(ENOENT, "store " + directory + ": there is none");
   }
   const StoreLock lock(directory, Holder{.pid = ::getpid(), .mount = "", .ending = false});
   Catalog catalog(catalog_path(directory), Database::Mode::read_write);
-  return compare_base(catalog, Base(catalog.base().path), options);
+  const std::string path = base_path.value_or(catalog.base().path);
+  try {
+    return compare_base(catalog, Base(path), options);
+  } catch (const Error& error) {
+    if (error.code() != ENOENT || base_path) throw;
+    throw Error::with_message(ENOENT, std::string(error.what()) +
+                                          "; if it was moved, say where it lies with --base-path");
+  }
 }
 
 }  // namespace cowfs

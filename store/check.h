@@ -62,6 +62,8 @@ struct CheckOptions {
 CheckResult check_store(const std::string& directory, const CheckOptions& options);
 
 /// As Store::compare_base, of a store that nobody has open: also where the base would be refused.
-bool compare_base(const std::string& directory, const CheckOptions& options);
+/// `base_path`: where the base lies now; none: where it was last.
+bool compare_base(const std::string& directory, const std::optional<std::string>& base_path,
+                  const CheckOptions& options);
 
 }  // namespace cowfs

@@ -56,9 +56,11 @@ void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) 
            "bring the old base back");
   }
   if (recorded.written_ns) {
-    damage("was opened for writing while it was mounted: what images show of it may have changed",
-           recorded.checksum.empty() ? "compare it with a copy; no checksum of it was recorded"
-                                     : "compare it in full with `cowfs check --base`");
+    damage(
+        "was opened for writing while it was mounted, or found changed by a full comparison: "
+        "what images show of it may be wrong",
+        recorded.checksum.empty() ? "compare it with a copy; no checksum of it was recorded"
+                                  : "compare it in full with `cowfs check --base`");
   }
 }
 
@@ -86,8 +88,13 @@ bool compare_base(Catalog& catalog, const Base& base, const CheckOptions& option
                                            ": no checksum of it was recorded; `cowfs check "
                                            "--record-base` does that");
   }
-  if (base.identity().size != recorded.size) return false;
-  if (checksum_of(base, options) != recorded.checksum) return false;
+  if (base.identity().size != recorded.size || checksum_of(base, options) != recorded.checksum) {
+    if (base.path() != recorded.path) return false;  // some other file is: that says nothing
+    Catalog::Change change(catalog);
+    change.set_base_written(catalog_now());
+    change.commit();
+    return false;
+  }
   BaseRow row = base.identity();
   row.checksum = recorded.checksum;
   row.fingerprint = base.fingerprint();

@@ -17,7 +17,8 @@ void check_base(const Base& base, const BaseRow& recorded, CheckReport& report);
 void record_base(Catalog& catalog, const Base& base, const CheckOptions& options);
 
 /// Whether the whole base is as it was when its checksum was recorded; ENODATA if none was. A base
-/// that is, is accepted, wherever it lies now, and counts as not written to.
+/// that is, is accepted, wherever it lies now, and counts as not written to. One that is not, where
+/// the store looks for its base, counts as written to from now on.
 bool compare_base(Catalog& catalog, const Base& base, const CheckOptions& options);
 
 }  // namespace cowfs

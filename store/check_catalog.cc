@@ -7,8 +7,9 @@
 #include "store/check_catalog.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
-#include <set>
+#include <string_view>
 
 #include "store/chunk_map.h"
 #include "store/chunk_size.h"
@@ -22,9 +23,21 @@ namespace {
 using Severity = Finding::Severity;
 
 constexpr const char* kCopyBack = "put catalog.db back from a copy";
+constexpr const char* kGrowToSee =
+    "put catalog.db back from a copy; or grow the image with `cowfs resize`, look at what is "
+    "there, "
+    "and shrink it to the size that is right";
 
 /// As SQLite writes the number.
 std::string sql_number(uint64_t number) { return std::to_string(static_cast<int64_t>(number)); }
+
+/// 8-4-4-4-12 hexadecimal digits, RFC 9562.
+bool is_uuid(const std::string& text) {
+  constexpr std::string_view kForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+  return std::equal(text.begin(), text.end(), kForm.begin(), kForm.end(), [](char c, char form) {
+    return form == 'x' ? std::isxdigit(static_cast<unsigned char>(c)) != 0 : c == form;
+  });
+}
 
 std::string forget_layer(uint64_t layer) {
   return "DELETE FROM map_page WHERE layer = " + sql_number(layer) +
@@ -40,6 +53,8 @@ class RowCheck {
     if (!check_store_row() || !check_base_row()) return std::nullopt;
     read_layers();
     check_images();
+    check_sequence("layer", catalog_.layers.empty() ? 0 : catalog_.layers.rbegin()->first);
+    check_sequence("image", last_image_);
     check_layers();
     check_pages();
     return std::move(catalog_);
@@ -69,7 +84,9 @@ class RowCheck {
   void read_layers();
   void check_images();
   void check_image(const ImageRow& row, int64_t mode, bool good_numbers);
+  [[nodiscard]] std::string free_name(const std::string& wanted);
   void check_layers();
+  void check_sequence(const std::string& table, uint64_t least);
   void check_pages();
 
   Database& database_;
@@ -77,7 +94,7 @@ class RowCheck {
   const RepairCatalog& repair_;
   CheckReport& report_;
   CheckedCatalog catalog_;
-  std::set<std::string> names_;
+  uint64_t last_image_ = 1;
 };
 
 bool RowCheck::check_store_row() {
@@ -87,6 +104,10 @@ bool RowCheck::check_store_row() {
     add(Severity::damage, "catalog_rows", "", 0, "catalog: its row of table store is missing",
         kCopyBack);
     return false;
+  }
+  if (!is_uuid(select.text(0))) {
+    add(Severity::damage, "catalog_rows", "", 0, "catalog: the store's number is no UUID",
+        kCopyBack);
   }
   if (!ChunkSize::valid(static_cast<uint64_t>(select.integer(1)))) {
     add(Severity::damage, "catalog_rows", "", 0,
@@ -156,11 +177,12 @@ void RowCheck::read_layers() {
     catalog_.last_layer = std::max(catalog_.last_layer, id);
     const auto wrong = [&](const std::string& what) {
       layer.sound = false;
-      add(Severity::damage, "catalog_rows", "", id, "catalog: layer " + std::to_string(id) + what,
+      add(Severity::damage, "catalog_rows", "", id, "catalog: layer " + sql_number(id) + what,
           kCopyBack);
     };
     if (id == 0 || id > INT64_MAX) wrong(" has a number that no layer can have");
     if (limit > kMaxImageSize) wrong(": its parent limit is not from 0 to 1 PiB");
+    if (select.integer(3) != 0 && select.integer(3) != 1) wrong(": has_file is neither 0 nor 1");
     if (!select.is_null(1)) wrong(" lies over another layer, which this version lacks");
   }
 }
@@ -172,6 +194,7 @@ void RowCheck::check_images() {
     ++report_.result().images;
     ImageRow row;
     row.id = static_cast<uint64_t>(select.integer(0));
+    if (row.id <= INT64_MAX) last_image_ = std::max(last_image_, row.id);
     if (!select.is_null(1)) row.name = select.text(1);
     row.layer = static_cast<uint64_t>(select.integer(2));
     row.size = static_cast<uint64_t>(select.integer(3));
@@ -206,7 +229,7 @@ void RowCheck::check_image(const ImageRow& row, int64_t mode, bool good_numbers)
     try {
       check_name(*row.name);
     } catch (const Error& error) {
-      const std::string name = "recovered-" + id;
+      const std::string name = free_name("recovered-" + id);
       damage("its name is none that an image can have", "renames it to " + name,
              "UPDATE image SET name = '" + name + "' WHERE id = " + id);
     }
@@ -215,7 +238,7 @@ void RowCheck::check_image(const ImageRow& row, int64_t mode, bool good_numbers)
   const auto found = catalog_.layers.find(row.layer);
   if (found == catalog_.layers.end()) {
     add(Severity::damage, "no_layer", image, row.layer,
-        "its layer " + std::to_string(row.layer) + " is missing, and with it what was written",
+        "its layer " + sql_number(row.layer) + " is missing, and with it what was written",
         kCopyBack);
     return;
   }
@@ -231,10 +254,11 @@ void RowCheck::check_image(const ImageRow& row, int64_t mode, bool good_numbers)
   layer.image_size = row.size;
   layer.sound = layer.sound && sound;
   if (layer.sound && layer.row.parent_limit > row.size) {
-    damage("its parent limit lies behind its end: it would show the base there once it grows",
-           "lowers the limit",
-           "UPDATE layer SET parent_limit = " + sql_number(row.size) +
-               " WHERE id = " + sql_number(row.layer));
+    // The size may as well be what is wrong.
+    add(Severity::damage, "limit_behind_end", image, row.layer,
+        "it ends at " + std::to_string(row.size) + " bytes and shows the base up to " +
+            std::to_string(layer.row.parent_limit) + ": one of the two is wrong",
+        kGrowToSee);
   }
   if (row.name || in_use_) return;
   layer.removed = repair_("DELETE FROM image WHERE id = " + id + ";" + forget_layer(row.layer));
@@ -246,6 +270,33 @@ void RowCheck::check_image(const ImageRow& row, int64_t mode, bool good_numbers)
                .remedy = "frees it, as the next mount does",
                .repairable = true,
                .repaired = layer.removed});
+}
+
+std::string RowCheck::free_name(const std::string& wanted) {
+  std::string name = wanted;
+  Statement select = database_.prepare("SELECT 1 FROM image WHERE name = ?");
+  for (int number = 2; select.bind(1, name).step(); ++number) {
+    select.reset();
+    name = wanted + "." + std::to_string(number);
+  }
+  return name;
+}
+
+/// Numbers are never used again, and this is how SQLite knows where the next one begins. Any higher
+/// one is right as far as can be seen: that no file is newer is looked at later.
+void RowCheck::check_sequence(const std::string& table, uint64_t least) {
+  Statement select =
+      database_.prepare("SELECT count(*), max(seq) FROM sqlite_sequence WHERE name = ?");
+  select.bind(1, table);
+  const bool good = select.step() && select.integer(0) == (least == 0 ? select.integer(0) : 1) &&
+                    select.integer(1) >= static_cast<int64_t>(least);
+  if (good) return;
+  const std::string number = std::to_string(least);
+  add(Severity::damage, "catalog_rows", "", 0,
+      "catalog: the record of the last number given in table " + table + " is missing or too low",
+      "sets it to " + number,
+      "DELETE FROM sqlite_sequence WHERE name = '" + table +
+          "'; INSERT INTO sqlite_sequence (name, seq) VALUES ('" + table + "', " + number + ")");
 }
 
 void RowCheck::check_layers() {
@@ -270,17 +321,6 @@ void RowCheck::check_layers() {
 }
 
 // ---- map pages ----------------------------------------------------------------------------------
-
-std::string hex(const MapBits& bits) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text;
-  for (const std::byte byte : std::as_bytes(std::span(bits))) {
-    const auto value = std::to_integer<unsigned>(byte);
-    text += kDigits[value >> 4U];
-    text += kDigits[value & 15U];
-  }
-  return text;
-}
 
 /// The map pages of one layer, in their order.
 class PageCheck {
@@ -323,8 +363,6 @@ class PageCheck {
     layer_->has_present |= std::any_of(copy.bits.begin(), copy.bits.end(), is_present);
     if (layer_->has_image && keep_below(copy, end_chunk())) {
       first_behind_ = first_behind_.value_or(std::max(end_chunk(), number * kChunksPerPage));
-      // The page that the end lies in keeps what is in front of it.
-      if (number == end_chunk() / kChunksPerPage) boundary_ = copy.bits;
     }
   }
 
@@ -332,26 +370,28 @@ class PageCheck {
     bad_.finish();
     if (pages_ > 0) {
       add_finding(Severity::leak, "orphan_map",
-                  std::to_string(pages_) + " map pages belong to layer " + std::to_string(id_) +
-                      ", which does not exist",
+                  plural(pages_, "map page belongs", "map pages belong") + " to layer " +
+                      sql_number(id_) + ", which does not exist",
                   "removes them", "DELETE FROM map_page WHERE layer = " + sql_number(id_));
     }
     if (layer_ == nullptr) return;
     if (out_of_bounds_ > 0) {
       const uint64_t most = kMaxImageSize / (chunk_.bytes() * kChunksPerPage);
-      add_finding(Severity::damage, "map_bounds",
-                  std::to_string(out_of_bounds_) + " map pages lie where no image reaches",
-                  "removes them",
-                  "DELETE FROM map_page WHERE layer = " + sql_number(id_) +
-                      " AND (page < 0 OR page >= " + sql_number(most) + ")");
+      add_finding(
+          Severity::damage, "map_bounds",
+          plural(out_of_bounds_, "map page lies", "map pages lie") + " where no image reaches",
+          "removes them",
+          "DELETE FROM map_page WHERE layer = " + sql_number(id_) +
+              " AND (page < 0 OR page >= " + sql_number(most) + ")");
     }
     // A server that is writing raises a size after the map.
     if (first_behind_ && !in_use_ && layer_->sound) {
-      add_finding(Severity::leak, "map_behind_end",
-                  "its map speaks of chunks from " +
+      add_finding(Severity::damage, "map_behind_end",
+                  "it ends at " + std::to_string(layer_->image_size) +
+                      " bytes, and its map speaks of chunks from " +
                       std::to_string(chunk_.offset_of(*first_behind_)) +
-                      " on, behind the image's end",
-                  "makes the map end with the image", cut_map());
+                      " on: one of the two is wrong",
+                  kGrowToSee);
     }
     if (layer_->has_present && !layer_->row.has_file) {
       layer_->sound = false;
@@ -364,20 +404,6 @@ class PageCheck {
  private:
   [[nodiscard]] uint64_t end_chunk() const {
     return chunk_.chunk_of(chunk_.up(layer_->image_size));
-  }
-
-  /// What is behind the end reads as zeros once the image grows: of the base nothing must show.
-  [[nodiscard]] std::string cut_map() const {
-    const uint64_t boundary = end_chunk() / kChunksPerPage;
-    const std::string of_layer = " WHERE layer = " + sql_number(id_);
-    std::string sql = "UPDATE layer SET parent_limit = min(parent_limit, " +
-                      sql_number(layer_->image_size) + ") WHERE id = " + sql_number(id_) +
-                      "; DELETE FROM map_page" + of_layer + " AND page > " + sql_number(boundary);
-    if (boundary_) {
-      sql += "; UPDATE map_page SET bits = x'" + hex(*boundary_) + "'" + of_layer +
-             " AND page = " + sql_number(boundary);
-    }
-    return sql;
   }
 
   void add_finding(Severity severity, const std::string& kind, const std::string& what,
@@ -403,7 +429,6 @@ class PageCheck {
   uint64_t pages_ = 0;  // of a layer that does not exist
   uint64_t out_of_bounds_ = 0;
   std::optional<uint64_t> first_behind_;
-  std::optional<MapBits> boundary_;
 };
 
 void RowCheck::check_pages() {

@@ -120,8 +120,9 @@ bool check_types(Database& database, Database& expected, CheckReport& report) {
                 .kind = "catalog_rows",
                 .image = "",
                 .what = fmt::format(
-                    "catalog: {} rows of table {} hold something else than {} in column {}",
-                    count.integer(0), table, select.text(2), column),
+                    "catalog: {} of table {} something else than {} in column {}",
+                    plural(static_cast<uint64_t>(count.integer(0)), "row holds", "rows hold"),
+                    table, select.text(2), column),
                 .remedy = kCopyBack});
   }
   return good;
@@ -132,7 +133,7 @@ bool check_types(Database& database, Database& expected, CheckReport& report) {
 bool check_database(Database& database, CheckReport& report) {
   const TemporaryDirectory scratch("cowfs-schema");
   Database expected(scratch.path() + "/catalog.db", Database::Mode::create);
-  create_schema(expected, current_schema());
+  create_schema(expected, current_schema(), {.chunk_size = 4096, .policy = "sparse"});
   return check_schema(database, expected, report) && check_integrity(database, report) &&
          check_types(database, expected, report);
 }
@@ -145,9 +146,15 @@ std::string save_before_repair(Database& database, const std::string& catalog_pa
   }
   // SQLite takes an empty file; it would make one that everybody may read.
   const File file(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  database.copy_to(path);
-  file.sync();
-  sync_entry(path);
+  try {
+    database.copy_to(path);
+    file.sync();
+    sync_entry(path);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+    throw;
+  }
   return path;
 }
 

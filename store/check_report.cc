@@ -18,6 +18,10 @@ std::string_view name_of(Finding::Severity severity) {
   return "note";
 }
 
+std::string plural(uint64_t number, const char* one, const char* many) {
+  return std::to_string(number) + " " + (number == 1 ? one : many);
+}
+
 void CheckReport::add(const Finding& finding) {
   if (finding.repaired) {
     ++result_.repaired;
@@ -77,7 +81,7 @@ FlawFindings::FlawFindings(CheckReport& report, const std::string& image, uint64
                      .image = image,
                      .layer = layer,
                      .what = "present chunks lie over a hole of the CoW file: what was written "
-                             "there is lost, and reads as zeros",
+                             "there is lost, and reads as zeros or fails",
                      .remedy = "restore this part of the disk from a backup"}),
       leaked_(report, {.severity = Finding::Severity::leak,
                        .kind = "leaked_space",

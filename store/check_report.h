@@ -8,6 +8,9 @@
 
 namespace cowfs {
 
+/// "1 map page belongs", "2 map pages belong".
+std::string plural(uint64_t number, const char* one, const char* many);
+
 /// What a check has found so far: counts it and passes it on.
 class CheckReport {
  public:

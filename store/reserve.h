@@ -28,6 +28,8 @@ class Reserve {
   /// for the catalog. Tries to make it whole first.
   bool spares_images() { return !given_up_.load() || renew(); }
 
+  /// Bytes that it holds now; 0 if there is none.
+  [[nodiscard]] uint64_t held() const;
   /// Bytes that it holds when it is whole: 1/64 of the file system, from 256 KiB to 16 MiB.
   [[nodiscard]] uint64_t size() const { return size_; }
   [[nodiscard]] static std::string path_in(const std::string& directory) {
@@ -35,7 +37,6 @@ class Reserve {
   }
 
  private:
-  [[nodiscard]] uint64_t held() const;
   /// EINVAL if it is no file of its own.
   [[nodiscard]] File open_regular(int flags) const;
 

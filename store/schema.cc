@@ -23,8 +23,8 @@ constexpr const char* kDdl = R"sql(
 CREATE TABLE store (
   id         INTEGER PRIMARY KEY CHECK (id = 1),
   uuid       TEXT    NOT NULL,
-  chunk_size INTEGER NOT NULL,
-  policy     TEXT    NOT NULL,
+  chunk_size INTEGER NOT NULL CHECK (chunk_size = $chunk_size),
+  policy     TEXT    NOT NULL CHECK (policy = '$policy'),
   created_ns INTEGER NOT NULL
 );
 CREATE TABLE base (
@@ -78,6 +78,11 @@ void require_not_newer(int64_t version, Database& database, const Schema& schema
   }
 }
 
+void replace(std::string& text, std::string_view what, const std::string& by) {
+  const size_t at = text.find(what);
+  if (at != std::string::npos) text.replace(at, what.size(), by);
+}
+
 /// Big-endian.
 uint32_t number_at(std::span<const std::byte> bytes, size_t offset) {
   uint32_t value = 0;
@@ -121,10 +126,13 @@ const Schema& current_schema() {
   return schema;
 }
 
-void create_schema(Database& database, const Schema& schema) {
+void create_schema(Database& database, const Schema& schema, const Fixed& fixed) {
   database.execute("PRAGMA application_id = " + std::to_string(kApplicationId));
   database.execute("PRAGMA user_version = " + std::to_string(schema.version));
-  database.execute(schema.ddl);
+  std::string ddl = schema.ddl;
+  replace(ddl, "$chunk_size", std::to_string(fixed.chunk_size));
+  replace(ddl, "$policy", fixed.policy);
+  database.execute(ddl);
 }
 
 bool is_blank(Database& database) {
@@ -147,6 +155,15 @@ void require_catalog(Database& database) {
                                            "and '" +
                                            printable(foreign.text(0)) + "' is none");
   }
+}
+
+void require_fixed(Database& database) {
+  Statement check = database.prepare("PRAGMA quick_check(store)");
+  if (!check.step() || check.text(0) == "ok") return;
+  throw Error::with_message(EUCLEAN, database.path() +
+                                         ": damaged: its row of table store is not what the store "
+                                         "was made with (SQLite: " +
+                                         printable(check.text(0)) + ")");
 }
 
 bool upgrade_schema(Database& database, const Schema& schema) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -26,8 +27,16 @@ const Schema& current_schema();
 /// "cowf": marks a SQLite file as a catalog (PRAGMA application_id).
 constexpr int kApplicationId = 0x636f7766;
 
-/// Makes the tables in a blank database; the caller has a Transaction open.
-void create_schema(Database& database, const Schema& schema);
+/// What a store is made with and keeps for good.
+struct Fixed {
+  uint32_t chunk_size;  ///< bytes
+  std::string policy;
+};
+
+/// Makes the tables in a blank database; the caller has a Transaction open. What is fixed stands in
+/// the row of the table `store` and as a condition in the table's definition: another chunk size,
+/// which would show every image wrong, cannot come in by itself.
+void create_schema(Database& database, const Schema& schema, const Fixed& fixed);
 
 /// Looks at the file's first bytes without SQLite, which leaves files beside what it opens. Throws
 /// EINVAL if `path` is another program's database or none at all, EUCLEAN if it was cut short. An
@@ -39,6 +48,10 @@ bool is_blank(Database& database);
 
 /// EINVAL if it is no catalog at all, EUCLEAN if it holds other things than tables (I10).
 void require_catalog(Database& database);
+
+/// EUCLEAN if a row of the table `store` is not what its definition asks for; see create_schema.
+/// Takes time that does not depend on the catalog's size.
+void require_fixed(Database& database);
 
 /// Makes sure that `database` is a catalog of version `schema.version`. An older one is upgraded
 /// after a copy of it was written beside it, `catalog.db.vN`; returns true then. Throws EINVAL if

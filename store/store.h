@@ -29,6 +29,7 @@
 namespace cowfs {
 
 class CheckReport;
+class Doubt;
 
 /// What a store was made with, and what becomes of it.
 struct StoreFacts {
@@ -161,7 +162,7 @@ class Store {
   // store_check.cc
   std::optional<std::set<uint64_t>> check_rows_in_use(CheckReport& report);
   void check_files_in_use(std::set<uint64_t> known, CheckReport& report);
-  void check_images_in_use(CheckReport& report);
+  void check_images_in_use(CheckReport& report, const Doubt& doubt);
 
   Options options_;
   std::optional<StoreLock> lock_;

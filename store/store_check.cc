@@ -16,7 +16,9 @@
 #include "store/check_base.h"
 #include "store/check_catalog.h"
 #include "store/check_database.h"
+#include "store/check_doubt.h"
 #include "store/check_report.h"
+#include "store/check_reserve.h"
 #include "store/error.h"
 #include "store/layout.h"
 #include "store/names.h"
@@ -27,14 +29,21 @@ namespace {
 
 using Severity = Finding::Severity;
 
+/// The server goes on with files that were removed beneath it, and they are gone once it ends.
+constexpr const char* kCopyOut =
+    "while it is mounted all of it can still be read: copy the image out before anything else";
+
 }  // namespace
 
 CheckResult Store::check(const CheckOptions& options) {
-  CheckReport report(options);
-  if (const auto known = check_rows_in_use(report)) check_files_in_use(*known, report);
-  check_images_in_use(report);
-  cowfs::check_base(*base_, catalog_->base(), report);
-  return report.result();
+  return look_then_repair(options, [this](const CheckOptions& how, const Doubt& doubt) {
+    CheckReport report(how);
+    if (const auto known = check_rows_in_use(report)) check_files_in_use(*known, report);
+    check_images_in_use(report, doubt);
+    check_reserve(facts_.directory, report);
+    cowfs::check_base(*base_, catalog_->base(), report);
+    return report.result();
+  });
 }
 
 void Store::record_base(const CheckOptions& options) {
@@ -48,6 +57,16 @@ bool Store::compare_base(const CheckOptions& options) {
 /// Returns the layers that the catalog knows; none if it cannot be trusted.
 std::optional<std::set<uint64_t>> Store::check_rows_in_use(CheckReport& report) {
   const std::string path = catalog_->path();
+  if (!catalog_->is_in_place()) {
+    report.add({.severity = Severity::damage,
+                .kind = "catalog",
+                .image = "",
+                .what = "catalog.db is missing, or another file is in its place: what is written "
+                        "from now on is lost once the server ends",
+                .remedy = "while it is mounted everything can still be read: copy the images out "
+                          "before anything else"});
+    return std::nullopt;
+  }
   std::optional<Database> writer;
   const auto repair = [&](const std::string& sql) {
     if (!report.options().repair) return false;
@@ -107,7 +126,7 @@ void Store::check_files_in_use(std::set<uint64_t> known, CheckReport& report) {
   }
 }
 
-void Store::check_images_in_use(CheckReport& report) {
+void Store::check_images_in_use(CheckReport& report, const Doubt& doubt) {
   std::vector<Entry> entries;
   {
     auto names = names_.lock();
@@ -120,6 +139,7 @@ void Store::check_images_in_use(CheckReport& report) {
     const std::string name =
         entry.name.empty() ? "image " + std::to_string(entry.image->id()) : entry.name;
     FlawFindings findings(report, name, entry.image->layer_id());
+    const bool was_open = entry.image->in_use_or_open();
     const auto missing = [&] {
       report.add({.severity = Severity::damage,
                   .kind = "missing_file",
@@ -127,16 +147,15 @@ void Store::check_images_in_use(CheckReport& report) {
                   .layer = entry.image->layer_id(),
                   .what = "its CoW file " + entry.image->cow_path() +
                           " is missing, and what was written with it",
-                  .remedy = "put the CoW file back from a copy"});
+                  .remedy = was_open ? kCopyOut : "put the CoW file back from a copy"});
     };
-    const bool was_open = entry.image->in_use_or_open();
     try {
       const Image::Use image = entry.image->use();
       // What a failed image has in memory is not what it has on disk, and it was told of already.
       if (image->failed()) continue;
       if (image->has_file() && !std::filesystem::exists(image->cow_path())) missing();
       image->check(
-          report.options().repair,
+          report.options().repair && !doubt.about(entry.image->layer_id()),
           [&](const Flaw& flaw, bool repaired) { findings.add(flaw, repaired); },
           [&](uint64_t bytes) {
             report.require_wanted();

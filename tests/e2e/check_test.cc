@@ -218,6 +218,37 @@ TEST_F(Check, TheWholeBaseIsComparedWithWhatWasRecorded) {
   EXPECT_EQ(Cowfs({"check", Store()}).status, 2);
 }
 
+TEST_F(Check, AMovedBaseIsComparedWhereItLies) {
+  MakeStore();
+  Must(Cowfs({"check", "--record-base", Store()}));
+  const Path moved = Scratch() / "moved.img";
+  std::filesystem::rename(Base(), moved);
+  Must(Execute({"touch", "-d", "2001-01-01", moved.string()}));
+  // What a mount advises is what can be done.
+  const Result refused = Cowfs({"mount", moved, MountPoint(), "--store", Store()});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, "`cowfs check --base --base-path " + moved.string() + "`"));
+  EXPECT_EQ(Cowfs({"check", "--base", Store()}).status, 1);
+  EXPECT_EQ(Cowfs({"check", "--base-path", moved, Store()}).status, 1);
+  Must(Cowfs({"check", "--base", "--base-path", moved, Store()}));
+  EXPECT_EQ(Cowfs({"check", Store()}).out, "clean; 1 image\n");
+}
+
+TEST_F(Check, ACowFileThatIsGoneCanBeCopiedOutWhileItIsMounted) {
+  MakeStore();
+  const auto mount = MountBase();
+  const Bytes content = ReadFile(*mount / "dom1");
+  const File image(*mount / "dom1");
+  std::filesystem::remove(CowFile());
+  const Result check = Cowfs({"check", MountPoint()});
+  EXPECT_EQ(check.status, 2);
+  EXPECT_TRUE(Mentions(check.out, "copy the image out before anything else"));
+  image.DropPages();
+  EXPECT_TRUE(Same(content, image.ReadAll()));
+  // Put back, all is well.
+  Must(Execute({"cp", (*mount / "dom1").string(), CowFile().string()}));
+}
+
 TEST_F(Check, AFailedImageIsToldAndCleared) {
   MakeStore();
   Must(Execute({"python3", "-c",

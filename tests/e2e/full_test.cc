@@ -294,6 +294,41 @@ TEST_P(Full, AStoreAtRestOnAFullDiskIsMounted) {
   Must(Cowfs({"rm", *mount / "dom1"}));
 }
 
+TEST_P(Full, RepairFindsRoomForTheCopyOfTheCatalog) {
+  auto mount = MountOnHost("full=wait");
+  const Bytes own = RandomBytes(kMiB, 1);
+  WriteFile(*mount / "dom1", own);
+  mount->Unmount();
+  const Path store = host_->path() / "store";
+  const auto orphan_map = [&](int layer) {
+    Must(Execute({"python3", "-c",
+                  "import sqlite3, sys\n"
+                  "catalog = sqlite3.connect(sys.argv[1])\n"
+                  "catalog.execute('INSERT INTO map_page VALUES (?, 0, zeroblob(512))',\n"
+                  "                (int(sys.argv[2]),))\n"
+                  "catalog.commit()",
+                  (store / "catalog.db").string(), std::to_string(layer)}));
+  };
+  orphan_map(77);
+  Fill();
+  Must(Cowfs({"check", "--repair", store}));
+
+  // Without the reserve other leaks are given back, and make the room.
+  std::filesystem::remove(Filler());
+  orphan_map(78);
+  File(store / "layers" / "1.cow").Write(100 * kMiB, RandomBytes(8 * kMiB, 2));
+  std::filesystem::remove(store / "reserve");
+  std::filesystem::remove(store / "catalog.db.before-repair");
+  Fill();
+  const Result first = Cowfs({"check", "--repair", store});
+  EXPECT_EQ(first.status, 3) << first.out << first.err;
+  EXPECT_TRUE(Mentions(first.out, "repair again"));
+  EXPECT_FALSE(std::filesystem::exists(store / "catalog.db.before-repair"));
+  Must(Cowfs({"check", "--repair", store}));
+  mount->MountAgain();
+  EXPECT_TRUE(Holds(*mount / "dom1", own));
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, Full, testing::Values("ext4", "xfs"),
                          [](const testing::TestParamInfo<std::string>& type) {
                            return type.param;

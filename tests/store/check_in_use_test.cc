@@ -60,6 +60,22 @@ TEST_F(CheckInUseTest, ACowFileThatIsGoneIsDamage) {
   fs::remove(cow(2));
   const Outcome outcome = check_in_use();
   EXPECT_EQ(outcome.result.damage, 2U) << outcome.text();
+  for (const Finding& finding : outcome.findings) {
+    // What is open can still be saved.
+    const bool copy_out = finding.remedy.find("copy the image out") != std::string::npos;
+    EXPECT_EQ(copy_out, finding.image == "dom1") << finding.image << ": " << finding.remedy;
+  }
+}
+
+TEST_F(CheckInUseTest, ACatalogThatIsGoneOrReplacedIsDamage) {
+  open();
+  const std::string aside = directory_ / "aside";
+  fs::rename(catalog_path(), aside);
+  EXPECT_NE(check_in_use().text().find("damage catalog"), std::string::npos);
+  fs::copy_file(aside, catalog_path());
+  EXPECT_NE(check_in_use().text().find("damage catalog"), std::string::npos);
+  fs::rename(aside, catalog_path());
+  EXPECT_TRUE(check_in_use().findings.empty());
 }
 
 // Trims that wait for their commit, and spaces that wait to be given back after it, are no leaks.

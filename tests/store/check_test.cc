@@ -217,6 +217,30 @@ TEST_F(CheckTest, StrangeFilesAreToldOfAndLeftAlone) {
   EXPECT_EQ(files(), before);
 }
 
+TEST_F(CheckTest, TheReserveIsLookedAt) {
+  const std::string reserve = store_path() + "/reserve";
+  ASSERT_GT(allocated(reserve), 0U);
+  const auto note = [&](const std::string& words) {
+    const Outcome outcome = check_as(true);
+    EXPECT_EQ(outcome.result.damage + outcome.result.leaks, 0U) << outcome.text();
+    EXPECT_NE(outcome.text().find(words), std::string::npos) << outcome.text();
+  };
+  File(reserve, O_RDWR).truncate(0);
+  note("note [] the reserve");
+  fs::remove(reserve);
+  note("note [] the reserve");
+  fs::create_symlink(directory_ / "stranger", reserve);
+  expect(Severity::damage, "reserve", "no regular file of its own");
+  expect_no_repair();
+  fs::remove(reserve);
+  fs::create_directory(reserve);
+  expect(Severity::damage, "reserve", "no regular file of its own");
+  fs::remove(reserve);
+  open();
+  store_.reset();
+  EXPECT_TRUE(check_as(false).findings.empty());
+}
+
 // ---- refused ------------------------------------------------------------------------------------
 
 TEST_F(CheckTest, AStoreThatIsMountedIsRefused) {
@@ -277,24 +301,49 @@ TEST_F(CheckBaseTest, ABaseThatWasOpenedForWritingIsTold) {
 }
 
 TEST_F(CheckBaseTest, ComparisonNeedsAChecksum) {
-  const Error error = error_of([&] { static_cast<void>(compare_base(store_path(), quiet())); });
+  const Error error = error_of([&] { static_cast<void>(compare_base(store_path(), {}, quiet())); });
   EXPECT_EQ(error.code(), ENODATA);
 }
 
 TEST_F(CheckBaseTest, ARecordedChecksumAcceptsABaseWithOtherTimesAndRefusesOtherContent) {
   open().record_base(quiet());
   store_.reset();
-  EXPECT_TRUE(compare_base(store_path(), quiet()));
+  EXPECT_TRUE(compare_base(store_path(), {}, quiet()));
   set_mtime(1000);
   sql("UPDATE base SET written_ns = 1");
   EXPECT_EQ(error_of([&] { open(); }).code(), ESTALE);
-  EXPECT_TRUE(compare_base(store_path(), quiet()));
+  EXPECT_TRUE(compare_base(store_path(), {}, quiet()));
   open();
   store_.reset();
   EXPECT_TRUE(check_as(false).findings.empty());
   change_byte();
-  EXPECT_FALSE(compare_base(store_path(), quiet()));
+  EXPECT_FALSE(compare_base(store_path(), {}, quiet()));
   EXPECT_EQ(error_of([&] { open(); }).code(), ESTALE);
+}
+
+TEST_F(CheckBaseTest, AMovedBaseIsComparedWhereItLiesNow) {
+  open().record_base(quiet());
+  store_.reset();
+  const std::string moved = directory_ / "moved.img";
+  fs::rename(base_path(), moved);
+  const Error error = error_of([&] { compare_base(store_path(), {}, quiet()); });
+  EXPECT_NE(std::string(error.what()).find("--base-path"), std::string::npos) << error.what();
+  // Of another file nothing follows for the store.
+  write_file(base_path(), pattern(7, 64 * kChunk));
+  EXPECT_FALSE(compare_base(store_path(), directory_ / "base.img.cowfs/catalog.db", quiet()));
+  EXPECT_TRUE(compare_base(store_path(), moved, quiet()));
+  fs::remove(base_path());
+  EXPECT_TRUE(check_as(false).findings.empty()) << check_as(false).text();
+}
+
+TEST_F(CheckBaseTest, WhatAFullComparisonFoundIsRemembered) {
+  open().record_base(quiet());
+  store_.reset();
+  sql("UPDATE base SET checksum = zeroblob(length(checksum))");  // a change that no sample shows
+  EXPECT_TRUE(check_as(false).findings.empty());
+  EXPECT_FALSE(compare_base(store_path(), {}, quiet()));
+  expect(Severity::damage, "base", "found changed by a full comparison");
+  EXPECT_TRUE(open().base_written_ns());
 }
 
 TEST_F(CheckBaseTest, AnotherChecksumIsNotRecordedOverTheOneThatProvesAChange) {
@@ -302,7 +351,7 @@ TEST_F(CheckBaseTest, AnotherChecksumIsNotRecordedOverTheOneThatProvesAChange) {
   sql("UPDATE base SET checksum = zeroblob(length(checksum))");
   EXPECT_EQ(error_of([&] { store_->record_base(quiet()); }).code(), ESTALE);
   store_.reset();
-  EXPECT_FALSE(compare_base(store_path(), quiet()));
+  EXPECT_FALSE(compare_base(store_path(), {}, quiet()));
 }
 
 TEST_F(CheckBaseTest, NoChecksumIsRecordedOfABaseThatMayHaveChanged) {

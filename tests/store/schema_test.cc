@@ -24,13 +24,15 @@ Schema version(int number) {
   return schema;
 }
 
+const Fixed kFixed{.chunk_size = 4096, .policy = "sparse"};
+
 class SchemaTest : public ::testing::Test {
  protected:
   [[nodiscard]] std::string path() const { return directory_ / "catalog.db"; }
   void make(const Schema& schema = current_schema()) const {
     Database database(path(), Database::Mode::create);
     Transaction transaction(database);
-    create_schema(database, schema);
+    create_schema(database, schema, kFixed);
     transaction.commit();
   }
   [[nodiscard]] Database open() const { return {path(), Database::Mode::read_write}; }
@@ -48,7 +50,7 @@ TEST_F(SchemaTest, MakingThatIsCutShortLeavesItBlank) {
   {
     Database database(path(), Database::Mode::create);
     Transaction transaction(database);
-    create_schema(database, current_schema());
+    create_schema(database, current_schema(), kFixed);
   }
   Database database = open();
   EXPECT_TRUE(is_blank(database));
