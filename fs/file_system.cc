@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <string_view>
 #include <thread>
 
 #include "store/error.h"
@@ -28,7 +29,7 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
-      parking_(*config.log),
+      parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
       space_monitor_({.store = store.facts().directory,
                       .mount = config.mount_point,
                       .marks = config.watermarks,
@@ -130,15 +131,16 @@ nlohmann::json FileSystem::describe(Image& image) {
 
 void FileSystem::log_error(const char* operation, uint64_t inode, const std::string& what) {
   constexpr uint64_t kDirectory = 1;
-  const std::string subject =
-      std::string(operation) + ": " +
-      (inode == kDirectory ? config_.mount_point : "image " + std::to_string(inode));
+  const std::string place =
+      inode == kDirectory ? config_.mount_point : image_title(inode, store_.name_of(inode));
+  const std::string subject = std::string(operation) + ": " + place;
   const std::optional<uint64_t> held_back = rate_limit_.pass(subject);
   if (!held_back) return;
+  const std::string_view reason = without_subject(what, place);
   if (*held_back > 0) {
-    config_.log->error("{}: {} ({} more like this in between)", subject, what, *held_back);
+    config_.log->error("{}: {} ({} more like this in between)", subject, reason, *held_back);
   } else {
-    config_.log->error("{}: {}", subject, what);
+    config_.log->error("{}: {}", subject, reason);
   }
 }
 

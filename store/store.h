@@ -156,7 +156,8 @@ class Store {
   bool close_idle();
   void forget(Image& image);
   bool has_name(const Image& image);
-  void remove_files(Image& image);
+  /// `title` is what it was called.
+  void remove_files(Image& image, const std::string& title);
 
   // store_check.cc
   std::optional<std::set<uint64_t>> check_rows_in_use(CheckReport& report);
