@@ -46,6 +46,17 @@ Error mounted_error(const std::string& directory, const std::string& mount) {
                          mount));
 }
 
+void ask_to_end(const MountEntry& mount, const nlohmann::json& question) {
+  try {
+    ask_server(mount.point, question);
+  } catch (const Error& error) {
+    if (error.code() != EPERM) throw;
+    throw Error::with_message(EPERM, mount.point +
+                                         ": only root and the user that mounted it may end what "
+                                         "waits for space");
+  }
+}
+
 std::string list_of(const std::vector<User>& users) {
   std::string text;
   for (const User& user : users) text += (text.empty() ? "" : ", ") + describe(user);
@@ -185,8 +196,10 @@ void require_goes_on(const ImagePath& image, const char* why_not) {
 }
 
 void end_waiting(const ImagePath& image) {
-  ask_server(image.mount.point, {{"ask", "end_waiting"}, {"image", image.name}});
+  ask_to_end(image.mount, {{"ask", "end_waiting"}, {"image", image.name}});
 }
+
+void end_waiting(const MountEntry& mount) { ask_to_end(mount, {{"ask", "end_waiting"}}); }
 
 std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
                                   Needs needs) {

@@ -66,6 +66,8 @@ void require_goes_on(const ImagePath& image, const char* why_not);
 /// Has the writes of the image that wait for space answered with an error, and lets none wait from
 /// now on.
 void end_waiting(const ImagePath& image);
+/// The same for all images of a mount.
+void end_waiting(const MountEntry& mount);
 
 /// What a command does with a store: where only names change, the base may be gone.
 enum class Needs { base, names };

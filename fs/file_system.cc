@@ -129,6 +129,24 @@ nlohmann::json FileSystem::describe(Image& image) {
   return answer;
 }
 
+void FileSystem::end_waiting() {
+  if (!waits_for_space()) return;
+  const size_t waiting = parking_.count();
+  config_.log->warn(
+      "full: {}: writes without space do not wait any more, but fail, from now to the next mount{}",
+      config_.mount_point,
+      waiting > 0 ? "; requests that waited, ended with an error: " + std::to_string(waiting) : "");
+  parking_.end_all();
+}
+
+void FileSystem::end_waiting(const Image& image) {
+  if (!waits_for_space()) return;
+  config_.log->warn(
+      "{}: its writes without space do not wait any more, but fail, from now to the next mount",
+      image.title());
+  parking_.end(image.id());
+}
+
 void FileSystem::log_error(const char* operation, uint64_t inode, const std::string& what) {
   constexpr uint64_t kDirectory = 1;
   const std::string place =

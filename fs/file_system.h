@@ -33,7 +33,12 @@ class FileSystem {
   [[nodiscard]] Parking& parking() { return parking_; }
   [[nodiscard]] CheckJob& check_job() { return check_job_; }
   /// Whether what finds no space waits for some.
-  [[nodiscard]] bool waits_for_space() const { return config_.full == FullMode::wait; }
+  [[nodiscard]] bool waits_for_space() {
+    return config_.full == FullMode::wait && !parking_.ended();
+  }
+  /// Ends what waits with an error, for good, and tells the log.
+  void end_waiting();
+  void end_waiting(const Image& image);
 
   /// ENOENT if there is no such image, also if it was removed.
   [[nodiscard]] std::shared_ptr<Image> image(uint64_t inode);

@@ -67,6 +67,11 @@ void Parking::end(uint64_t image) {
   ended_images_.insert(image);
 }
 
+bool Parking::ended() {
+  const std::lock_guard lock(mutex_);
+  return ended_;
+}
+
 size_t Parking::count() {
   const std::lock_guard lock(mutex_);
   size_t sum = 0;

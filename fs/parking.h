@@ -42,6 +42,8 @@ class Parking {
   void end_all();
   /// The same for one image.
   void end(uint64_t image);
+  /// Whether end_all was called.
+  [[nodiscard]] bool ended();
 
   /// How many wait, of all images or of one.
   [[nodiscard]] size_t count();
