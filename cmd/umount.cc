@@ -163,6 +163,15 @@ void unmount_or_name_users(const MountEntry& mount, pid_t server, bool ended_wri
   }
 }
 
+/// A store that was deleted beneath its mount still serves what is open.
+void add_missing_store(const std::string& store, std::vector<std::string>& failures) {
+  std::error_code error;
+  if (std::filesystem::exists(store + "/catalog.db", error) || error) return;
+  failures.push_back("store " + store +
+                     ": it was deleted or moved away; what can still be read in the mount is gone "
+                     "when that is unmounted");
+}
+
 void clean_up_dead(const MountEntry& mount) {
   const Refusal refusal = unmount(mount.point, true);
   if (refusal.code != 0) {
@@ -222,6 +231,7 @@ int run_umount(const Arguments& arguments) {
       require_none_waits(mount, facts);
     }
     failures = flush_images(mount);
+    add_missing_store(facts.at("store").get<std::string>(), failures);
     if (!failures.empty() && !force) {
       throw Error::with_message(EIO, mount.point + ": not unmounted, since not all is durable: " +
                                          join_failures(failures) +

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <optional>
 #include <string_view>
 #include <thread>
 
@@ -87,7 +88,16 @@ uint64_t FileSystem::size_in_kernel(Image& image) {
 
 nlohmann::json FileSystem::describe_mount() {
   const StoreFacts& facts = store_.facts();
-  const Space space = store_.space();
+  // The store's directory may have been deleted or moved away beneath us.
+  std::optional<Space> space;
+  try {
+    space = store_.space();
+  } catch (const Error& error) {
+    if (error.code() != ENOENT) throw;
+  }
+  const auto of_space = [&](auto value) {
+    return space ? nlohmann::json(value(*space)) : nlohmann::json();
+  };
   const std::optional<unsigned> watermark = space_monitor_.reached();
   const std::optional<int64_t> written = store_.base_written_ns();
   return {{"mount", config_.mount_point},
@@ -100,9 +110,9 @@ nlohmann::json FileSystem::describe_mount() {
           {"format_version", facts.format_version},
           {"images", store_.image_count()},
           {"own_bytes", store_.own_bytes()},
-          {"free_bytes", space.available},
-          {"total_bytes", space.total},
-          {"used_percent", used_percent(space)},
+          {"free_bytes", of_space([](const Space& is) { return is.available; })},
+          {"total_bytes", of_space([](const Space& is) { return is.total; })},
+          {"used_percent", of_space(used_percent)},
           {"watermark", watermark ? nlohmann::json(*watermark) : nlohmann::json()},
           {"cache", writeback() ? "writeback" : "none"},
           {"full", waits_for_space() ? "wait" : "error"},
@@ -149,6 +159,7 @@ void FileSystem::end_waiting(const Image& image) {
 
 void FileSystem::log_error(const char* operation, uint64_t inode, const std::string& what) {
   constexpr uint64_t kDirectory = 1;
+  if (std::string_view(operation) == "write") ++lost_writes_;
   const std::string place =
       inode == kDirectory ? config_.mount_point : image_title(inode, store_.name_of(inode));
   const std::string subject = std::string(operation) + ": " + place;

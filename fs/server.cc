@@ -122,6 +122,7 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
       if (armed) store.unmake_if_new();
     }
   } unmake{store};
+  uint64_t lost_writes = 0;
   const Descriptor ended(::eventfd(0, EFD_CLOEXEC), "eventfd");
   {
     const BaseWatch watch(
@@ -150,14 +151,18 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
     store.announce_ending();
     session.join();
     fs.finish();  // while there is a session to answer to
+    lost_writes = fs.lost_writes();
   }
   const bool durable = store.close();
   store.clear_failures();
-  if (durable) {
-    config.log->info("ended: {}: everything is durable", config.mount_point);
-  } else {
+  if (!durable) {
     config.log->error("ended: {}: not everything that was written is durable; see above",
                       config.mount_point);
+  } else if (lost_writes > 0) {
+    config.log->warn("ended: {}: {} {} failed, see above; everything else is durable",
+                     config.mount_point, lost_writes, lost_writes == 1 ? "write" : "writes");
+  } else {
+    config.log->info("ended: {}: everything is durable", config.mount_point);
   }
   return durable;
 }

@@ -415,6 +415,27 @@ bool Store::close() {
     options_.log->error("close: times: {}", error.what());
     good = false;
   }
+  return all_there() && good;
+}
+
+bool Store::all_there() {
+  bool good = true;
+  const auto look = [&](const std::string& path) {
+    std::error_code error;
+    if (fs::exists(path, error) || error) return;
+    options_.log->error("close: {}: is gone, and all that was in it: somebody deleted it", path);
+    good = false;
+  };
+  look(catalog_path(facts_.directory));
+  try {
+    for (const LayerRow& layer : catalog_->layers()) {
+      if (!layer.has_file) continue;
+      look(layers_path(facts_.directory) + "/" + std::to_string(layer.id) + ".cow");
+    }
+  } catch (const Error& error) {
+    options_.log->error("close: {}", error.what());
+    good = false;
+  }
   return good;
 }
 

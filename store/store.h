@@ -152,6 +152,8 @@ class Store {
   void load();
   void remove_left_overs(const std::vector<LayerRow>& layers);
   std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
+  /// Whether the files that hold what is durable are still to be found; logs those that are not.
+  bool all_there();
   void free_unlinked(Image& image);
   bool close_idle();
   void forget(Image& image);

@@ -286,6 +286,8 @@ TEST_P(Full, ForceOnAMountThatStaysSaysWhatHasEnded) {
   EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(kMiB, 2)), ENOSPC);
   other.reset();
   mount->Unmount();
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "failed, see above; everything else is durable"));
+  EXPECT_EQ(ReadFile(Log()).find(": everything is durable"), Bytes::npos);
   mount->MountAgain();
   EXPECT_EQ(CowfsJson({"info", MountPoint()})["full"], "wait");
 }
