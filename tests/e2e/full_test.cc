@@ -535,6 +535,15 @@ INSTANTIATE_TEST_SUITE_P(Types, Limit, testing::Values("ext4"),
 
 using Marks = Full;
 
+TEST_P(Marks, ACommandThatFailsIsLoggedWithHowItEnded) {
+  auto mount =
+      MountOnHost("watermarks=1:2,on_watermark=\"[ $COWFS_WATERMARK = 1 ] && exit 3; kill -9 $$\"");
+  EXPECT_TRUE(Eventually([&] {
+    const Bytes log = ReadFile(Log());
+    return log.find("exit status 3") != Bytes::npos && log.find("by signal 9") != Bytes::npos;
+  })) << ReadFile(Log());
+}
+
 TEST_P(Marks, AreLoggedShownAndRunACommand) {
   const Path seen = Scratch() / "seen";
   auto mount = MountOnHost("watermarks=60:99,on_watermark=\"echo $COWFS_WATERMARK $COWFS_MOUNT >>" +
