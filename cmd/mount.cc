@@ -129,9 +129,19 @@ void warn_of_memory(const std::string& store) {
                                      store, host.type));
 }
 
+std::string known_policy(const std::string& name) {
+  try {
+    return std::string(find_policy(name).name);
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 ServerConfig configure(const Line& line) {
   MountOptions options = parse_mount_options(line.options, ::geteuid() == 0);
   ServerConfig config;
+  if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
+  if (line.policy) config.store.policy = known_policy(*line.policy);
   config.mount_point = check_mount_point(line.directory);
   const std::string base = absolute_path(line.base);
   config.store.base_path = base;
@@ -142,8 +152,6 @@ ServerConfig configure(const Line& line) {
     throw Error::with_message(EINVAL, fmt::format("mount point {}: is inside the store {}",
                                                   config.mount_point, config.store.directory));
   }
-  if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
-  if (line.policy) config.store.policy = find_policy(*line.policy).name;
   config.store.create = true;
   config.store.accept_changed_base = line.accept_changed_base;
   config.read_only = options.read_only;
