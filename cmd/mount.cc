@@ -200,11 +200,14 @@ int run_mount(const Arguments& arguments) {
   config.reopen_log = log.reopen;
   warn_of_memory(config.store.directory);
 
-  const auto serve_until_unmounted = [&](const std::function<void()>& ready) {
+  const std::string store = config.store.directory;
+  const auto serve_until_unmounted = [&](const std::function<void()>& ready) -> int {
     return serve(std::move(config), ready) ? kDone : kFailed;
   };
-  if (line.foreground) return serve_until_unmounted([] {});
-  return run_in_background(serve_until_unmounted);
+  return pointing_to_check(store, [&] {
+    return line.foreground ? serve_until_unmounted([] {})
+                           : run_in_background(serve_until_unmounted);
+  });
 }
 
 }  // namespace cowfs

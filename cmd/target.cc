@@ -111,6 +111,9 @@ ImagePath image_in_mount(const std::string& path) {
   ImagePath image{.path = absolute_path(path), .name = "", .mount = {}};
   const std::filesystem::path whole(image.path);
   image.name = whole.filename();
+  if (const std::optional<MountEntry> itself = mount_at(image.path); itself && is_cowfs(*itself)) {
+    throw Error::with_message(EISDIR, path + ": is a mount; name an image in it");
+  }
   const std::optional<MountEntry> mount = mount_at(whole.parent_path());
   if (!mount || !is_cowfs(*mount)) {
     throw Error::with_message(
@@ -208,7 +211,7 @@ std::unique_ptr<Store> open_store(const std::string& directory, const std::strin
   options.log = command_logger(command);
   options.names_only = needs == Needs::names;
   try {
-    return std::make_unique<Store>(options);
+    return pointing_to_check(options.directory, [&] { return std::make_unique<Store>(options); });
   } catch (const Error& error) {
     if (error.code() != EBUSY) throw;
     const std::optional<Holder> holder = StoreLock::holder(options.directory);
@@ -231,7 +234,7 @@ StoreSummary read_store(const std::string& directory, bool mounted_too) {
     if (!std::filesystem::exists(absolute)) {
       throw Error::with_message(ENOENT, "store " + absolute + ": there is none");
     }
-    StoreSummary summary = summarize_store(absolute);
+    StoreSummary summary = pointing_to_check(absolute, [&] { return summarize_store(absolute); });
     if (!summary.holder || mounted_too) return summary;
     const Holder& holder = *summary.holder;
     if (!holder.ending && !holder.mount.empty() && mount_at(holder.mount)) {

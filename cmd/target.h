@@ -1,11 +1,13 @@
 #pragma once
 
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "fs/users.h"
+#include "store/error.h"
 #include "store/host_fs.h"
 #include "store/store.h"
 
@@ -68,6 +70,18 @@ void require_goes_on(const ImagePath& image, const char* why_not);
 void end_waiting(const ImagePath& image);
 /// The same for all images of a mount.
 void end_waiting(const MountEntry& mount);
+
+/// Error of `work`, with a word of `cowfs check` where it says that the store is damaged.
+template <typename Work>
+auto pointing_to_check(const std::string& store, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN) throw;
+    throw Error::with_message(EUCLEAN, std::string(error.what()) + "; `cowfs check " + store +
+                                           "` tells all that is wrong");
+  }
+}
 
 /// What a command does with a store: where only names change, the base may be gone.
 enum class Needs { base, names };

@@ -337,7 +337,8 @@ TEST_F(BadInput, CowFileThatIsMissing) {
   }
   const Bytes content = ReadFile(cow_file);
   std::filesystem::remove(cow_file);
-  ExpectMountRefused({cow_file});
+  ExpectMountRefused({cow_file, "`cowfs check " + Store().string() + "`"});
+  ExpectRefused({"create", "x", "--store", Store()}, {cow_file, "cowfs check"});
   WriteFile(cow_file, content);
   ExpectMountable();
 }
@@ -353,6 +354,24 @@ TEST_F(BadInput, CommandsOnABrokenStore) {
   }
   ExpectRefused({"ls", "--store", Scratch() / "none"}, {(Scratch() / "none").string()});
   ExpectRefused({"create", "x", "--store", Scratch() / "none"}, {(Scratch() / "none").string()});
+}
+
+TEST_F(BadInput, NoTemporaryDirectory) {
+  MakeBase();
+  MakeStore();
+  const Result result = Cowfs({"check", Store()}, {.environment = "TMPDIR=/none"});
+  ExpectRefusal(result, {"temporary directory", "/none", "TMPDIR"});
+}
+
+TEST_F(BadInput, MountInPlaceOfAnImage) {
+  MakeBase();
+  const auto mount = MountBase();
+  Touch(*mount / "dom1");
+  for (const Arguments& line :
+       {Arguments{"limit", MountPoint(), "1M"}, Arguments{"resize", MountPoint(), "1M"},
+        Arguments{"rm", MountPoint()}, Arguments{"create", MountPoint()}}) {
+    ExpectRefusal(Cowfs(line), {MountPoint().string() + ": is a mount; name an image in it"});
+  }
 }
 
 TEST_F(BadInput, NoFuseDevice) {
