@@ -143,8 +143,10 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
     if (config.tune && ::geteuid() == 0) {
       tune_bdi(root.st_dev, io_flusher || config.tune_always, *config.log);
     }
-    config.log->info("mounted: {}: base {}, store {}, {} images", config.mount_point,
-                     store.facts().base_path, store.facts().directory, store.image_count());
+    const size_t images = store.image_count();
+    config.log->info("mounted: {}: base {}, store {}, {} {}", config.mount_point,
+                     store.facts().base_path, store.facts().directory, images,
+                     images == 1 ? "image" : "images");
     unmake.armed = false;
     ready();
     serve_signals(config, signals, ended.fd(), root.st_dev);
