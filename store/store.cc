@@ -38,6 +38,7 @@ std::string random_uuid() {
 
 /// Network file systems are refused (I9); so is what cannot be written to.
 void require_usable_host(const std::string& path, const std::string& directory) {
+  const bool there = path == directory;
   const HostFileSystem host = host_file_system(path);
   if (is_network_type(host.type)) {
     throw Error::with_message(
@@ -46,9 +47,10 @@ void require_usable_host(const std::string& path, const std::string& directory) 
                         "put it on a local one with --store");
   }
   if (host.read_only) {
-    throw Error::with_message(EROFS, "store " + directory +
-                                         ": lies on a file system that is mounted read-only; put "
-                                         "it elsewhere with --store");
+    throw Error::with_message(
+        EROFS, "store " + directory + ": lies on a file system that is mounted read-only; " +
+                   (there ? "it can only be looked at there, by cowfs ls, info and check"
+                          : "put it elsewhere with --store"));
   }
 }
 
