@@ -122,6 +122,7 @@ Json describe_path(const std::string& path) {
   if (S_ISDIR(status.st_mode) && std::filesystem::exists(real + "/catalog.db", error)) {
     return store_json(real);
   }
+  if (error) require_right_to(real);
   throw Error::with_message(
       ENOTTY, path + ": is neither an image in a mount nor a mount point nor a store");
 }

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -117,6 +118,18 @@ std::string store_directory(const Line& line, const std::string& base) {
   return base + ".cowfs";
 }
 
+/// As what the server is: it writes to the store for everybody.
+void require_writable(const std::string& store) {
+  const std::string parent = std::filesystem::path(store).parent_path();
+  const std::string& place = ::access(store.c_str(), F_OK) == 0 ? store : parent;
+  if (::faccessat(AT_FDCWD, place.c_str(), R_OK | W_OK | X_OK, AT_EACCESS) == 0) return;
+  if (errno != EACCES) return;  // the store says better what it is
+  throw Error::with_message(EACCES, fmt::format("store {}: Permission denied: user {} may not "
+                                                "write to {}; name a directory that he may write "
+                                                "to with --store",
+                                                store, ::geteuid(), place));
+}
+
 void warn_of_memory(const std::string& store) {
   if (std::filesystem::exists(store)) return;
   std::error_code error;
@@ -195,6 +208,7 @@ int run_mount(const Arguments& arguments) {
   ServerConfig config = configure(line);
   { const Base check(config.store.base_path); }  // before anything is made
   check_fuse_device();
+  require_writable(config.store.directory);
   Log log = open_log(line, level);
   config.log = log.logger;
   config.reopen_log = log.reopen;

@@ -1,6 +1,7 @@
 #include "cmd/target.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -204,12 +205,24 @@ void end_waiting(const ImagePath& image) {
 
 void end_waiting(const MountEntry& mount) { ask_to_end(mount, {{"ask", "end_waiting"}}); }
 
+void require_right_to(const std::string& directory) {
+  struct stat status {};
+  if (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) return;
+  if (::faccessat(AT_FDCWD, directory.c_str(), R_OK | X_OK, AT_EACCESS) == 0) return;
+  if (errno != EACCES) return;
+  throw Error::with_message(
+      EACCES, fmt::format("store {}: Permission denied: it is for its owner, user {}, and root; "
+                          "others use its images through a mount",
+                          directory, status.st_uid));
+}
+
 std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
                                   Needs needs) {
   Store::Options options;
   options.directory = absolute_path(directory);
   options.log = command_logger(command);
   options.names_only = needs == Needs::names;
+  require_right_to(options.directory);
   try {
     return pointing_to_check(options.directory, [&] { return std::make_unique<Store>(options); });
   } catch (const Error& error) {
@@ -229,9 +242,12 @@ void close_store(Store& store) {
 
 StoreSummary read_store(const std::string& directory, bool mounted_too) {
   const std::string absolute = absolute_path(directory);
+  require_right_to(absolute);
   const auto deadline = Clock::now() + std::chrono::seconds(30);
   for (;;) {
-    if (!std::filesystem::exists(absolute)) {
+    std::error_code hidden;
+    if (!std::filesystem::exists(absolute, hidden)) {
+      if (hidden) throw Error(hidden.value(), "store " + absolute);
       throw Error::with_message(ENOENT, "store " + absolute + ": there is none");
     }
     StoreSummary summary = pointing_to_check(absolute, [&] { return summarize_store(absolute); });

@@ -88,6 +88,8 @@ enum class Needs { base, names };
 /// Opens a store that is not mounted for `command`. Error that names the mount if it is.
 std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
                                   Needs needs);
+/// Error that names the owner if `directory` is a store that the caller has no right to look into.
+void require_right_to(const std::string& directory);
 /// Makes everything durable. Error if something was lost.
 void close_store(Store& store);
 /// What the catalog says. Waits for a server that is ending; Error that names the mount if the
