@@ -284,6 +284,7 @@ TEST_P(Full, ForceOnAMountThatStaysSaysWhatHasEnded) {
   EXPECT_TRUE(Mentions(ReadFile(Log()), "error: image dom1: its writes wait for space"));
   EXPECT_EQ(CowfsJson({"info", MountPoint()})["full"], "error");
   EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(kMiB, 2)), ENOSPC);
+  MakeRoom();  // for the commit of times
   other.reset();
   mount->Unmount();
   EXPECT_TRUE(Mentions(ReadFile(Log()), "failed, see above; everything else is durable"));
