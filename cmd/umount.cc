@@ -167,9 +167,7 @@ void unmount_or_name_users(const MountEntry& mount, pid_t server, bool ended_wri
 void add_missing_store(const std::string& store, std::vector<std::string>& failures) {
   std::error_code error;
   if (std::filesystem::exists(store + "/catalog.db", error) || error) return;
-  failures.push_back("store " + store +
-                     ": it was deleted or moved away; what can still be read in the mount is gone "
-                     "when that is unmounted");
+  failures.push_back("store " + store + ": it was deleted or moved away");
 }
 
 void clean_up_dead(const MountEntry& mount) {
