@@ -1,9 +1,11 @@
 #pragma once
 
-#include <stdexcept>
+#include <cerrno>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "store/error.h"
 
 namespace cowfs {
 
@@ -21,10 +23,11 @@ struct Command {
   int usage_status = kUsage;  ///< after an UsageError
 };
 
-/// A command line that cannot be understood: exit status 2.
-class UsageError : public std::runtime_error {
+/// A command line that cannot be understood, or a value on it that nothing can have: exit status 2.
+class UsageError : public Error {
  public:
-  using std::runtime_error::runtime_error;
+  explicit UsageError(const std::string& message, int code = EINVAL)
+      : Error(with_message(code, message)) {}
 };
 
 /// Prints `cowfs COMMAND: what` on standard error: one line, whatever names it holds.

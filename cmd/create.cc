@@ -9,7 +9,6 @@
 #include "cmd/owner.h"
 #include "cmd/sizes.h"
 #include "cmd/target.h"
-#include "store/chunk_size.h"
 #include "store/error.h"
 #include "store/names.h"
 
@@ -83,10 +82,7 @@ void create_in_store(const std::string& directory, const Arguments& names, const
 Wishes parse_wishes(const std::optional<std::string>& size, const std::optional<std::string>& owner,
                     const std::optional<std::string>& mode) {
   Wishes wishes;
-  if (size) wishes.size = parse_size(*size);
-  if (wishes.size.value_or(0) > kMaxImageSize) {
-    throw Error::with_message(EFBIG, "size " + *size + ": 1P is the most");
-  }
+  if (size) wishes.size = parse_image_size(*size);
   if (owner) wishes.owner = parse_owner(*owner);
   if (mode) wishes.mode = parse_mode(*mode);
   return wishes;

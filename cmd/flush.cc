@@ -30,7 +30,7 @@ std::vector<std::string> flush_images(const MountEntry& mount) {
   std::vector<std::string> failures;
   Progress progress;
   for (size_t i = 0; i < names.size(); ++i) {
-    progress.show(fmt::format("flushing: {} of {} images", i, names.size()));
+    progress.show(fmt::format("flushing: image {} of {}", i + 1, names.size()));
     int code = 0;
     try {
       const File image(mount.point + "/" + names[i], O_RDONLY | O_NOFOLLOW);

@@ -122,6 +122,7 @@ Json describe_path(const std::string& path) {
   if (S_ISDIR(status.st_mode) && std::filesystem::exists(real + "/catalog.db", error)) {
     return store_json(real);
   }
+  if (error) require_right_to(real);
   throw Error::with_message(
       ENOTTY, path + ": is neither an image in a mount nor a mount point nor a store");
 }
@@ -179,7 +180,6 @@ std::string value_text(const std::string& key, const Json& json) {
                                      : "none before the first write";
   }
   if (key == "mounted_on" && value.is_null()) return "no, it is not mounted";
-  if (key == "used_percent" || key == "watermark") return value.dump() + "%";
   if (key == "base_written") {
     return value.is_null()
                ? "by nobody that was seen"
@@ -190,6 +190,7 @@ std::string value_text(const std::string& key, const Json& json) {
     return (on_terminal() ? percent_bar(percent) + " " : "") + fmt::format("{:.1f}%", percent);
   }
   if (value.is_null()) return "unknown";
+  if (key == "used_percent" || key == "watermark") return value.dump() + "%";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
   if (key == "chunk_size" || key == "size" || key.ends_with("_size") || key.ends_with("_bytes") ||
       key == "space_limit") {

@@ -77,7 +77,7 @@ void print_mounts(bool json) {
     table.add_row(
         {entry.point, known.value("base", entry.source), shown(fact("store")),
          known.contains("images") ? fact("images").dump() : "-",
-         known.contains("free_bytes") ? format_size(fact("free_bytes").get<uint64_t>()) : "-",
+         fact("free_bytes").is_number() ? format_size(fact("free_bytes").get<uint64_t>()) : "-",
          state});
   }
   if (json) {

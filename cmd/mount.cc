@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -117,6 +118,18 @@ std::string store_directory(const Line& line, const std::string& base) {
   return base + ".cowfs";
 }
 
+/// As what the server is: it writes to the store for everybody.
+void require_writable(const std::string& store) {
+  const std::string parent = std::filesystem::path(store).parent_path();
+  const std::string& place = ::access(store.c_str(), F_OK) == 0 ? store : parent;
+  if (::faccessat(AT_FDCWD, place.c_str(), R_OK | W_OK | X_OK, AT_EACCESS) == 0) return;
+  if (errno != EACCES) return;  // the store says better what it is
+  throw Error::with_message(EACCES, fmt::format("store {}: Permission denied: user {} may not "
+                                                "write to {}; name a directory that he may write "
+                                                "to with --store",
+                                                store, ::geteuid(), place));
+}
+
 void warn_of_memory(const std::string& store) {
   if (std::filesystem::exists(store)) return;
   std::error_code error;
@@ -129,9 +142,19 @@ void warn_of_memory(const std::string& store) {
                                      store, host.type));
 }
 
+std::string known_policy(const std::string& name) {
+  try {
+    return std::string(find_policy(name).name);
+  } catch (const Error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 ServerConfig configure(const Line& line) {
   MountOptions options = parse_mount_options(line.options, ::geteuid() == 0);
   ServerConfig config;
+  if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
+  if (line.policy) config.store.policy = known_policy(*line.policy);
   config.mount_point = check_mount_point(line.directory);
   const std::string base = absolute_path(line.base);
   config.store.base_path = base;
@@ -142,8 +165,6 @@ ServerConfig configure(const Line& line) {
     throw Error::with_message(EINVAL, fmt::format("mount point {}: is inside the store {}",
                                                   config.mount_point, config.store.directory));
   }
-  if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
-  if (line.policy) config.store.policy = find_policy(*line.policy).name;
   config.store.create = true;
   config.store.accept_changed_base = line.accept_changed_base;
   config.read_only = options.read_only;
@@ -187,16 +208,20 @@ int run_mount(const Arguments& arguments) {
   ServerConfig config = configure(line);
   { const Base check(config.store.base_path); }  // before anything is made
   check_fuse_device();
+  require_writable(config.store.directory);
   Log log = open_log(line, level);
   config.log = log.logger;
   config.reopen_log = log.reopen;
   warn_of_memory(config.store.directory);
 
-  const auto serve_until_unmounted = [&](const std::function<void()>& ready) {
+  const std::string store = config.store.directory;
+  const auto serve_until_unmounted = [&](const std::function<void()>& ready) -> int {
     return serve(std::move(config), ready) ? kDone : kFailed;
   };
-  if (line.foreground) return serve_until_unmounted([] {});
-  return run_in_background(serve_until_unmounted);
+  return pointing_to_check(store, [&] {
+    return line.foreground ? serve_until_unmounted([] {})
+                           : run_in_background(serve_until_unmounted);
+  });
 }
 
 }  // namespace cowfs

@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <charconv>
 #include <string_view>
 
 #include "cmd/command.h"
 #include "fs/session.h"
-#include "store/error.h"
 #include "store/names.h"
 
 namespace cowfs {
@@ -20,6 +18,10 @@ struct Item {
 
   [[nodiscard]] std::string text() const { return value ? name + "=" + *value : name; }
 };
+
+[[noreturn]] void refuse(const Item& item, const std::string& why) {
+  throw UsageError("mount option '" + item.text() + "': " + why);
+}
 
 /// The options of a list; an empty one counts for nothing.
 std::vector<Item> split(std::string_view list) {
@@ -42,25 +44,24 @@ std::vector<Item> split(std::string_view list) {
     }
   }
   if (quoted) {
-    throw Error::with_message(EINVAL, "mount option " + items.back().text() +
-                                          ": the quotation mark that ends it is missing");
+    refuse(items.back(), "the quotation mark that ends it is missing");
   }
   std::erase_if(items, [](const Item& item) { return item.name.empty() && !item.value; });
   return items;
 }
 
-[[noreturn]] void refuse_value(const Item& item, const std::string& why) {
-  throw Error::with_message(EINVAL, "mount option " + item.text() + ": " + why);
+template <typename Number>
+Number number(const Item& item, std::string_view text, int base, Number largest, const char* form) {
+  Number value = 0;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value, base);
+  if (parsed.ec != std::errc() || parsed.ptr != end || value > largest) refuse(item, form);
+  return value;
 }
 
 template <typename Number>
 Number number(const Item& item, int base, Number largest, const char* form) {
-  const std::string text = item.value.value_or("");
-  Number value = 0;
-  const char* end = text.data() + text.size();
-  const auto parsed = std::from_chars(text.data(), end, value, base);
-  if (parsed.ec != std::errc() || parsed.ptr != end || value > largest) refuse_value(item, form);
-  return value;
+  return number(item, item.value.value_or(""), base, largest, form);
 }
 
 /// Meant for mount(8), fstab(5) and systemd, or what is so anyway.
@@ -100,13 +101,13 @@ bool is_fuse_option(std::string_view name) {
 CacheMode cache_mode(const Item& item) {
   if (item.value == "writeback") return CacheMode::writeback;
   if (item.value == "none") return CacheMode::none;
-  refuse_value(item, "the cache is writeback or none");
+  refuse(item, "the cache is writeback or none");
 }
 
 FullMode full_mode(const Item& item) {
   if (item.value == "wait") return FullMode::wait;
   if (item.value == "error") return FullMode::error;
-  refuse_value(item, "what a write without space does is wait or error");
+  refuse(item, "what a write without space does is wait or error");
 }
 
 /// "80:90:95", or "none".
@@ -116,9 +117,9 @@ std::vector<unsigned> watermarks(const Item& item) {
   if (rest == "none") return marks;
   while (true) {
     const size_t colon = rest.find(':');
-    const Item one{.name = item.name, .value = std::string(rest.substr(0, colon))};
-    const auto mark = number<unsigned>(one, 10, 100, "is no list like 80:90:95, of percent");
-    if (mark == 0) refuse_value(item, "0 % is always reached");
+    const auto mark = number<unsigned>(item, rest.substr(0, colon), 10, 100,
+                                       "is no list like 80:90:95, of percent");
+    if (mark == 0) refuse(item, "0 % is always reached");
     marks.push_back(mark);
     if (colon == std::string_view::npos) return marks;
     rest.remove_prefix(colon + 1);
@@ -155,14 +156,14 @@ void apply(const Item& item, MountOptions& options) {
   } else if (name == "watermarks") {
     options.watermarks = watermarks(item);
   } else if (name == "on_watermark") {
-    if (item.value.value_or("").empty()) refuse_value(item, "a command is missing");
+    if (item.value.value_or("").empty()) refuse(item, "a command is missing");
     options.on_watermark = *item.value;
   } else if (name == "subtype") {
-    if (item.value != "cowfs") refuse_value(item, "the type of these mounts is fuse.cowfs");
+    if (item.value != "cowfs") refuse(item, "the type of these mounts is fuse.cowfs");
   } else if (is_fuse_option(name)) {
     options.fuse.push_back(item.value ? fuse_option(name, *item.value) : name);
   } else if (!passed_over(name)) {
-    throw UsageError("mount option " + item.text() + ": is unknown");
+    refuse(item, "is unknown");
   }
 }
 

@@ -29,8 +29,8 @@ struct MountOptions {
 
 /// Splits lists at commas as mount(8) does, where a value in "..." may hold some, and keeps the
 /// order, so that of two options that contradict each other the last one counts. What is meant for
-/// mount(8) and init systems is passed over. UsageError for an option that is unknown, EINVAL for a
-/// bad value.
+/// mount(8) and init systems is passed over. UsageError for an option that is unknown or has a bad
+/// value.
 MountOptions parse_mount_options(const std::vector<std::string>& lists,
                                  bool allow_other_by_default);
 

@@ -7,7 +7,7 @@
 #include <charconv>
 #include <cstdint>
 
-#include "store/error.h"
+#include "cmd/command.h"
 
 namespace cowfs {
 namespace {
@@ -21,7 +21,7 @@ std::optional<uint32_t> parse_number(const std::string& text, int base) {
 }
 
 [[noreturn]] void refuse(const std::string& what, const std::string& why) {
-  throw Error::with_message(EINVAL, what + ": " + why);
+  throw UsageError(what + ": " + why);
 }
 
 /// -1 stands for "as it is" in chown(2).

@@ -12,10 +12,10 @@ struct Owner {
   std::optional<gid_t> gid;
 };
 
-/// "USER" or "USER:GROUP", each a name or a number. EINVAL for who does not exist.
+/// "USER" or "USER:GROUP", each a name or a number. UsageError for who does not exist.
 Owner parse_owner(const std::string& text);
 
-/// Permission bits in octal, "0640". EINVAL for anything else.
+/// Permission bits in octal, "0640". UsageError for anything else.
 mode_t parse_mode(const std::string& text);
 
 }  // namespace cowfs

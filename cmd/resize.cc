@@ -7,7 +7,6 @@
 #include "cmd/command_line.h"
 #include "cmd/sizes.h"
 #include "cmd/target.h"
-#include "store/chunk_size.h"
 #include "store/error.h"
 #include "store/names.h"
 
@@ -58,10 +57,7 @@ int run_resize(const Arguments& arguments) {
   line.option("--store", store, "DIR", "resize it in this store, which is not mounted");
   if (!line.parse(arguments)) return kDone;
 
-  const uint64_t size = parse_size(size_text);
-  if (size > kMaxImageSize) {
-    throw Error::with_message(EFBIG, "size " + size_text + ": 1P is the most");
-  }
+  const uint64_t size = parse_image_size(size_text);
   if (store) {
     resize_in_store(*store, image, size);
   } else {

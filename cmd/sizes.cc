@@ -8,8 +8,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "cmd/command.h"
 #include "store/chunk_size.h"
-#include "store/error.h"
 
 namespace cowfs {
 namespace {
@@ -17,7 +17,7 @@ namespace {
 constexpr std::string_view kUnits = "KMGTP";
 
 [[noreturn]] void refuse(std::string_view text, int code, std::string_view why) {
-  throw Error::with_message(code, fmt::format("size '{}': {}", text, why));
+  throw UsageError(fmt::format("size '{}': {}", text, why), code);
 }
 
 /// Power of 1024 that a unit stands for, 0 to 5; -1 if it is none.
@@ -61,16 +61,21 @@ uint64_t parse_size(std::string_view text) {
   return (units << shift) + part;
 }
 
+uint64_t parse_image_size(std::string_view text) {
+  const uint64_t size = parse_size(text);
+  if (size > kMaxImageSize) refuse(text, EFBIG, "is too large; 1P is the most");
+  return size;
+}
+
 uint32_t parse_chunk_size(std::string_view text) {
   uint64_t bytes = 0;
   try {
     bytes = parse_size(text);
   } catch (const Error& error) {
-    throw Error::with_message(error.code(), fmt::format("chunk {}", error.what()));
+    throw UsageError(fmt::format("chunk {}", error.what()), error.code());
   }
   if (!ChunkSize::valid(bytes)) {
-    throw Error::with_message(
-        EINVAL, fmt::format("chunk size {}: is not a power of two from 4K to 2M", text));
+    throw UsageError(fmt::format("chunk size '{}': is not a power of two from 4K to 2M", text));
   }
   return static_cast<uint32_t>(bytes);
 }

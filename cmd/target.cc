@@ -1,6 +1,7 @@
 #include "cmd/target.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -44,6 +45,17 @@ Error mounted_error(const std::string& directory, const std::string& mount) {
   return Error::with_message(
       EBUSY, fmt::format("store {}: is mounted on {}; name images by their paths there", directory,
                          mount));
+}
+
+void ask_to_end(const MountEntry& mount, const nlohmann::json& question) {
+  try {
+    ask_server(mount.point, question);
+  } catch (const Error& error) {
+    if (error.code() != EPERM) throw;
+    throw Error::with_message(EPERM, mount.point +
+                                         ": only root and the user that mounted it may end what "
+                                         "waits for space");
+  }
 }
 
 std::string list_of(const std::vector<User>& users) {
@@ -100,6 +112,9 @@ ImagePath image_in_mount(const std::string& path) {
   ImagePath image{.path = absolute_path(path), .name = "", .mount = {}};
   const std::filesystem::path whole(image.path);
   image.name = whole.filename();
+  if (const std::optional<MountEntry> itself = mount_at(image.path); itself && is_cowfs(*itself)) {
+    throw Error::with_message(EISDIR, path + ": is a mount; name an image in it");
+  }
   const std::optional<MountEntry> mount = mount_at(whole.parent_path());
   if (!mount || !is_cowfs(*mount)) {
     throw Error::with_message(
@@ -185,7 +200,20 @@ void require_goes_on(const ImagePath& image, const char* why_not) {
 }
 
 void end_waiting(const ImagePath& image) {
-  ask_server(image.mount.point, {{"ask", "end_waiting"}, {"image", image.name}});
+  ask_to_end(image.mount, {{"ask", "end_waiting"}, {"image", image.name}});
+}
+
+void end_waiting(const MountEntry& mount) { ask_to_end(mount, {{"ask", "end_waiting"}}); }
+
+void require_right_to(const std::string& directory) {
+  struct stat status {};
+  if (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) return;
+  if (::faccessat(AT_FDCWD, directory.c_str(), R_OK | X_OK, AT_EACCESS) == 0) return;
+  if (errno != EACCES) return;
+  throw Error::with_message(
+      EACCES, fmt::format("store {}: Permission denied: it is for its owner, user {}, and root; "
+                          "others use its images through a mount",
+                          directory, status.st_uid));
 }
 
 std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
@@ -194,8 +222,9 @@ std::unique_ptr<Store> open_store(const std::string& directory, const std::strin
   options.directory = absolute_path(directory);
   options.log = command_logger(command);
   options.names_only = needs == Needs::names;
+  require_right_to(options.directory);
   try {
-    return std::make_unique<Store>(options);
+    return pointing_to_check(options.directory, [&] { return std::make_unique<Store>(options); });
   } catch (const Error& error) {
     if (error.code() != EBUSY) throw;
     const std::optional<Holder> holder = StoreLock::holder(options.directory);
@@ -213,12 +242,15 @@ void close_store(Store& store) {
 
 StoreSummary read_store(const std::string& directory, bool mounted_too) {
   const std::string absolute = absolute_path(directory);
+  require_right_to(absolute);
   const auto deadline = Clock::now() + std::chrono::seconds(30);
   for (;;) {
-    if (!std::filesystem::exists(absolute)) {
+    std::error_code hidden;
+    if (!std::filesystem::exists(absolute, hidden)) {
+      if (hidden) throw Error(hidden.value(), "store " + absolute);
       throw Error::with_message(ENOENT, "store " + absolute + ": there is none");
     }
-    StoreSummary summary = summarize_store(absolute);
+    StoreSummary summary = pointing_to_check(absolute, [&] { return summarize_store(absolute); });
     if (!summary.holder || mounted_too) return summary;
     const Holder& holder = *summary.holder;
     if (!holder.ending && !holder.mount.empty() && mount_at(holder.mount)) {

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <cerrno>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "fs/users.h"
+#include "store/error.h"
 #include "store/host_fs.h"
 #include "store/store.h"
 
@@ -66,12 +68,28 @@ void require_goes_on(const ImagePath& image, const char* why_not);
 /// Has the writes of the image that wait for space answered with an error, and lets none wait from
 /// now on.
 void end_waiting(const ImagePath& image);
+/// The same for all images of a mount.
+void end_waiting(const MountEntry& mount);
+
+/// Error of `work`, with a word of `cowfs check` where it says that the store is damaged.
+template <typename Work>
+auto pointing_to_check(const std::string& store, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN) throw;
+    throw Error::with_message(EUCLEAN, std::string(error.what()) + "; `cowfs check " + store +
+                                           "` tells all that is wrong");
+  }
+}
 
 /// What a command does with a store: where only names change, the base may be gone.
 enum class Needs { base, names };
 /// Opens a store that is not mounted for `command`. Error that names the mount if it is.
 std::unique_ptr<Store> open_store(const std::string& directory, const std::string& command,
                                   Needs needs);
+/// Error that names the owner if `directory` is a store that the caller has no right to look into.
+void require_right_to(const std::string& directory);
 /// Makes everything durable. Error if something was lost.
 void close_store(Store& store);
 /// What the catalog says. Waits for a server that is ending; Error that names the mount if the

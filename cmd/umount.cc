@@ -138,7 +138,12 @@ std::string users_text(const MountEntry& mount) {
 
 /// A loop device that was just detached, or a process that has just ended, may hold it for a moment
 /// still.
-void unmount_or_name_users(const MountEntry& mount, pid_t server) {
+/// `ended_writes`: there were writes that waited for space, and they are lost.
+void unmount_or_name_users(const MountEntry& mount, pid_t server, bool ended_writes) {
+  const char* besides =
+      ended_writes ? "; its writes that waited for space have ended with an error, and none waits "
+                     "any more"
+                   : "";
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
   for (;;) {
     const Refusal refusal = unmount(mount.point, false);
@@ -146,15 +151,23 @@ void unmount_or_name_users(const MountEntry& mount, pid_t server) {
     if (refusal.code != EBUSY) refuse_unmount(mount, server, refusal);
     const std::string users = users_text(mount);
     if (!users.empty()) {
-      throw Error::with_message(EBUSY, mount.point + ": is in use by " + users);
+      throw Error::with_message(EBUSY, mount.point + ": is in use by " + users + besides);
     }
     if (std::chrono::steady_clock::now() > deadline) {
       throw Error::with_message(EBUSY, mount.point +
-                                           ": is in use by somebody who cannot be seen from here; "
-                                           "another user's process, or a mount below it");
+                                           ": is in use by somebody who cannot be seen from here: "
+                                           "another user's process, or a mount below it" +
+                                           besides);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
+}
+
+/// A store that was deleted beneath its mount still serves what is open.
+void add_missing_store(const std::string& store, std::vector<std::string>& failures) {
+  std::error_code error;
+  if (std::filesystem::exists(store + "/catalog.db", error) || error) return;
+  failures.push_back("store " + store + ": it was deleted or moved away");
 }
 
 void clean_up_dead(const MountEntry& mount) {
@@ -206,18 +219,23 @@ int run_umount(const Arguments& arguments) {
     const auto pid = facts.at("server_pid").get<pid_t>();
     const ProcessHandle server(pid);
     const bool elsewhere = is_mounted_elsewhere(mount);
+    bool ended_writes = false;
     if (force) {
-      ask_server(mount.point, {{"ask", "end_waiting"}});
+      // First, though the mount may turn out to be in use: who looks for its users, or flushes,
+      // would wait with them.
+      ended_writes = facts.at("parked").get<uint64_t>() > 0;
+      end_waiting(mount);
     } else {
       require_none_waits(mount, facts);
     }
     failures = flush_images(mount);
+    add_missing_store(facts.at("store").get<std::string>(), failures);
     if (!failures.empty() && !force) {
       throw Error::with_message(EIO, mount.point + ": not unmounted, since not all is durable: " +
                                          join_failures(failures) +
                                          "; --force unmounts all the same");
     }
-    unmount_or_name_users(mount, pid);
+    unmount_or_name_users(mount, pid, ended_writes);
     if (elsewhere) {
       print_message("umount",
                     mount.point + ": is mounted in another place too; its server goes on");

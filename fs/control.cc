@@ -17,7 +17,10 @@ nlohmann::json ask_server(const std::string& path, const nlohmann::json& questio
   if (::ioctl(file.fd(), kControlRequest, &message) != 0) {
     const int code = errno == EINVAL || errno == ENOSYS ? ENOTTY : errno;
     if (code == ENOTTY) throw Error::with_message(ENOTTY, path + ": is not in a cowfs mount");
-    throw Error(code, "ask the server of " + path);
+    const char* who = code == EPERM    ? "; only root and the user that mounted it may ask for that"
+                      : code == EACCES ? "; only who may write to the image may ask for that"
+                                       : "";
+    throw Error::with_message(code, "ask the server of " + path + ": " + error_text(code) + who);
   }
   return unpack(message);
 }

@@ -29,11 +29,12 @@ namespace cowfs {
 /// All but info is for root and the user that the server runs as.
 ///
 /// Facts of the directory: mount, base, base_size, base_written_ns (or null), store, chunk_size,
-/// policy, format_version, images, own_bytes, free_bytes, total_bytes, used_percent, watermark
-/// (percent or null), cache, full, parked, read_only, server_pid, version. Of an image: cow_file
-/// (or null), own_bytes, openers (open descriptions, the asking one included), layer, created_ns,
-/// failure (why it takes no writes, or null), space_limit (bytes or null), parked (requests that
-/// wait for space).
+/// policy, format_version, images, own_bytes, free_bytes, total_bytes, used_percent (all three
+/// null if the store's directory is gone), watermark (percent or null), cache, full ("error" also
+/// after end_waiting), parked, read_only, server_pid, version. Of an image: cow_file (or null),
+/// own_bytes, openers (open descriptions, the asking one included), layer, created_ns, failure (why
+/// it takes no writes, or null), space_limit (bytes or null), parked (requests that wait for
+/// space).
 struct ControlMessage {
   std::array<char, 8192> text;
 };

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <optional>
+#include <string_view>
 #include <thread>
 
 #include "store/error.h"
@@ -28,7 +30,7 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
-      parking_(*config.log),
+      parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
       space_monitor_({.store = store.facts().directory,
                       .mount = config.mount_point,
                       .marks = config.watermarks,
@@ -86,7 +88,16 @@ uint64_t FileSystem::size_in_kernel(Image& image) {
 
 nlohmann::json FileSystem::describe_mount() {
   const StoreFacts& facts = store_.facts();
-  const Space space = store_.space();
+  // The store's directory may have been deleted or moved away beneath us.
+  std::optional<Space> space;
+  try {
+    space = store_.space();
+  } catch (const Error& error) {
+    if (error.code() != ENOENT) throw;
+  }
+  const auto of_space = [&](auto value) {
+    return space ? nlohmann::json(value(*space)) : nlohmann::json();
+  };
   const std::optional<unsigned> watermark = space_monitor_.reached();
   const std::optional<int64_t> written = store_.base_written_ns();
   return {{"mount", config_.mount_point},
@@ -99,9 +110,9 @@ nlohmann::json FileSystem::describe_mount() {
           {"format_version", facts.format_version},
           {"images", store_.image_count()},
           {"own_bytes", store_.own_bytes()},
-          {"free_bytes", space.available},
-          {"total_bytes", space.total},
-          {"used_percent", used_percent(space)},
+          {"free_bytes", of_space([](const Space& is) { return is.available; })},
+          {"total_bytes", of_space([](const Space& is) { return is.total; })},
+          {"used_percent", of_space(used_percent)},
           {"watermark", watermark ? nlohmann::json(*watermark) : nlohmann::json()},
           {"cache", writeback() ? "writeback" : "none"},
           {"full", waits_for_space() ? "wait" : "error"},
@@ -128,17 +139,37 @@ nlohmann::json FileSystem::describe(Image& image) {
   return answer;
 }
 
+void FileSystem::end_waiting() {
+  if (!waits_for_space()) return;
+  const size_t waiting = parking_.count();
+  config_.log->warn(
+      "full: {}: writes without space do not wait any more, but fail, from now to the next mount{}",
+      config_.mount_point,
+      waiting > 0 ? "; requests that waited, ended with an error: " + std::to_string(waiting) : "");
+  parking_.end_all();
+}
+
+void FileSystem::end_waiting(const Image& image) {
+  if (!waits_for_space()) return;
+  config_.log->warn(
+      "{}: its writes without space do not wait any more, but fail, from now to the next mount",
+      image.title());
+  parking_.end(image.id());
+}
+
 void FileSystem::log_error(const char* operation, uint64_t inode, const std::string& what) {
   constexpr uint64_t kDirectory = 1;
-  const std::string subject =
-      std::string(operation) + ": " +
-      (inode == kDirectory ? config_.mount_point : "image " + std::to_string(inode));
+  if (std::string_view(operation) == "write") ++lost_writes_;
+  const std::string place =
+      inode == kDirectory ? config_.mount_point : image_title(inode, store_.name_of(inode));
+  const std::string subject = std::string(operation) + ": " + place;
   const std::optional<uint64_t> held_back = rate_limit_.pass(subject);
   if (!held_back) return;
+  const std::string_view reason = without_subject(what, place);
   if (*held_back > 0) {
-    config_.log->error("{}: {} ({} more like this in between)", subject, what, *held_back);
+    config_.log->error("{}: {} ({} more like this in between)", subject, reason, *held_back);
   } else {
-    config_.log->error("{}: {}", subject, what);
+    config_.log->error("{}: {}", subject, reason);
   }
 }
 

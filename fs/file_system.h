@@ -33,7 +33,12 @@ class FileSystem {
   [[nodiscard]] Parking& parking() { return parking_; }
   [[nodiscard]] CheckJob& check_job() { return check_job_; }
   /// Whether what finds no space waits for some.
-  [[nodiscard]] bool waits_for_space() const { return config_.full == FullMode::wait; }
+  [[nodiscard]] bool waits_for_space() {
+    return config_.full == FullMode::wait && !parking_.ended();
+  }
+  /// Ends what waits with an error, for good, and tells the log.
+  void end_waiting();
+  void end_waiting(const Image& image);
 
   /// ENOENT if there is no such image, also if it was removed.
   [[nodiscard]] std::shared_ptr<Image> image(uint64_t inode);
@@ -54,8 +59,11 @@ class FileSystem {
   [[nodiscard]] nlohmann::json describe_mount();
   [[nodiscard]] nlohmann::json describe(Image& image);
 
-  /// Logs an error that a request is answered with, few times if it repeats.
+  /// Logs an error that a request is answered with, few times if it repeats, and counts the writes
+  /// among them: what they brought may be taken for written.
   void log_error(const char* operation, uint64_t inode, const std::string& what);
+
+  [[nodiscard]] uint64_t lost_writes() const { return lost_writes_.load(); }
 
   /// Whether a flush may keep the calling thread from reading requests; see Deferred. Each begin
   /// that returned true needs an end.
@@ -75,6 +83,7 @@ class FileSystem {
   RateLimit rate_limit_;
   std::atomic<int64_t> names_changed_ns_;
   std::atomic<unsigned> flushes_here_ = 0;
+  std::atomic<uint64_t> lost_writes_ = 0;
   Deferred deferred_;  // its threads use what is above
   Parking parking_;    // likewise
   SpaceMonitor space_monitor_;

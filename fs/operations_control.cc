@@ -55,7 +55,7 @@ nlohmann::json answer_on_image(fuse_req_t request, Image& image, const std::stri
   }
   if (ask == "end_waiting") {
     require_administrator(request);
-    file_system(request).parking().end(image.id());
+    file_system(request).end_waiting(image);
     return nlohmann::json::object();
   }
   if (ask == "clear_failure") {
@@ -76,7 +76,7 @@ nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
   if (ask == "info") return fs.describe_mount();
   if (ask == "end_waiting") {
     require_administrator(request);
-    fs.parking().end_all();
+    fs.end_waiting();
     return nlohmann::json::object();
   }
   if (ask == "check" || ask == "check_progress") {

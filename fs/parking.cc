@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "store/error.h"
+
 namespace cowfs {
 namespace {
 
@@ -11,7 +13,8 @@ constexpr std::chrono::milliseconds kInterval{200};
 
 }  // namespace
 
-Parking::Parking(spdlog::logger& log) : log_(log), thread_([this] { run(); }) {}
+Parking::Parking(spdlog::logger& log, TitleOf title_of)
+    : log_(log), title_of_(std::move(title_of)), thread_([this] { run(); }) {}
 
 void Parking::finish() {
   if (!thread_.joinable()) return;
@@ -40,10 +43,14 @@ bool Parking::park(uint64_t image, const char* why, Retry retry) {
   }
   if (!first) return true;
   changed_.notify_all();
-  log_.error(
-      "image {}: its writes wait for space: {}; they go on once there is some; cowfs umount "
-      "--force ends them",
-      image, why);
+  // The request waits by now, whatever comes of the message.
+  attempt([&] {
+    const std::string title = title_of_(image);
+    log_.error(
+        "{}: its writes wait for space: {}; they go on once there is some; cowfs umount --force "
+        "ends them",
+        title, without_subject(why, title));
+  });
   return true;
 }
 
@@ -58,6 +65,11 @@ void Parking::end_all() {
 void Parking::end(uint64_t image) {
   const std::lock_guard lock(mutex_);
   ended_images_.insert(image);
+}
+
+bool Parking::ended() {
+  const std::lock_guard lock(mutex_);
+  return ended_;
 }
 
 size_t Parking::count() {
@@ -100,9 +112,11 @@ void Parking::try_image(std::unique_lock<std::mutex>& lock, uint64_t image, bool
     queue.pop_front();
     if (!queue.empty()) continue;
     waiting_.erase(image);
-    log_.warn("image {}: {}", image,
-              give_up ? "its writes that waited for space were ended with an error"
-                      : "its writes go on: there is space again");
+    attempt([&] {
+      log_.warn("{}: {}", title_of_(image),
+                give_up ? "its writes that waited for space were ended with an error"
+                        : "its writes go on: there is space again");
+    });
     return;
   }
 }

@@ -23,7 +23,10 @@ class Parking {
   /// With `give_up` it has to answer. Must not throw.
   using Retry = std::function<bool(bool give_up)>;
 
-  explicit Parking(spdlog::logger& log);
+  /// `title_of` says what the log calls an image, "image dom1.img" say; thread-safe.
+  using TitleOf = std::function<std::string(uint64_t image)>;
+
+  Parking(spdlog::logger& log, TitleOf title_of);
   Parking(const Parking&) = delete;
   Parking& operator=(const Parking&) = delete;
   ~Parking() { finish(); }
@@ -39,6 +42,8 @@ class Parking {
   void end_all();
   /// The same for one image.
   void end(uint64_t image);
+  /// Whether end_all was called.
+  [[nodiscard]] bool ended();
 
   /// How many wait, of all images or of one.
   [[nodiscard]] size_t count();
@@ -51,6 +56,7 @@ class Parking {
   void try_image(std::unique_lock<std::mutex>& lock, uint64_t image, bool give_up);
 
   spdlog::logger& log_;
+  const TitleOf title_of_;
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::map<uint64_t, std::deque<Retry>> waiting_;

@@ -122,6 +122,7 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
       if (armed) store.unmake_if_new();
     }
   } unmake{store};
+  uint64_t lost_writes = 0;
   const Descriptor ended(::eventfd(0, EFD_CLOEXEC), "eventfd");
   {
     const BaseWatch watch(
@@ -142,22 +143,28 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
     if (config.tune && ::geteuid() == 0) {
       tune_bdi(root.st_dev, io_flusher || config.tune_always, *config.log);
     }
-    config.log->info("mounted: {}: base {}, store {}, {} images", config.mount_point,
-                     store.facts().base_path, store.facts().directory, store.image_count());
+    const size_t images = store.image_count();
+    config.log->info("mounted: {}: base {}, store {}, {} {}", config.mount_point,
+                     store.facts().base_path, store.facts().directory, images,
+                     images == 1 ? "image" : "images");
     unmake.armed = false;
     ready();
     serve_signals(config, signals, ended.fd(), root.st_dev);
     store.announce_ending();
     session.join();
     fs.finish();  // while there is a session to answer to
+    lost_writes = fs.lost_writes();
   }
   const bool durable = store.close();
   store.clear_failures();
-  if (durable) {
-    config.log->info("ended: {}: everything is durable", config.mount_point);
-  } else {
+  if (!durable) {
     config.log->error("ended: {}: not everything that was written is durable; see above",
                       config.mount_point);
+  } else if (lost_writes > 0) {
+    config.log->warn("ended: {}: {} {} failed, see above; everything else is durable",
+                     config.mount_point, lost_writes, lost_writes == 1 ? "write" : "writes");
+  } else {
+    config.log->info("ended: {}: everything is durable", config.mount_point);
   }
   return durable;
 }

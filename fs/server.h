@@ -42,7 +42,7 @@ struct ServerConfig {
 /// durable and gives the store up. Throws Error, with everything undone, before `ready` was called.
 /// SIGTERM and SIGINT unmount if nothing uses the mount, and else log who does. The calling thread
 /// must be the only one. `ready` is called once, when the file system can be used. Returns whether
-/// all is durable.
+/// all is durable that was not refused with an error.
 bool serve(ServerConfig config, const std::function<void()>& ready);
 
 }  // namespace cowfs

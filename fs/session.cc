@@ -77,10 +77,14 @@ void require_fuse_device() {
     ::close(fd);
     return;
   }
-  const std::string hint = errno == ENOENT || errno == ENODEV || errno == ENXIO
-                               ? "; the kernel module 'fuse' is missing (modprobe fuse)"
-                               : "";
-  throw Error::with_message(errno, "open /dev/fuse: " + error_text(errno) + hint);
+  const int code = errno;
+  std::string hint;
+  if (code == ENOENT || code == ENODEV || code == ENXIO) {
+    hint = "; the kernel module 'fuse' is missing (modprobe fuse)";
+  } else if (code == EACCES || code == EPERM) {
+    hint = "; only root may mount here: others can where its mode is 0666, as is usual";
+  }
+  throw Error::with_message(code, "open /dev/fuse: " + error_text(code) + hint);
 }
 
 }  // namespace

@@ -111,8 +111,11 @@ void SpaceMonitor::collect_commands() {
     int status = 0;
     const pid_t ended = ::waitpid(pid, &status, WNOHANG);
     if (ended == 0) return false;
-    if (ended == pid && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)) {
-      log_.warn("on_watermark: the command failed (wait status {})", status);
+    if (ended != pid) return true;
+    if (WIFSIGNALED(status)) {
+      log_.warn("on_watermark: the command was ended by signal {}", WTERMSIG(status));
+    } else if (WEXITSTATUS(status) != 0) {
+      log_.warn("on_watermark: the command failed: exit status {}", WEXITSTATUS(status));
     }
     return true;
   });

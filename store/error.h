@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace cowfs {
 
@@ -28,6 +29,10 @@ class Error : public std::runtime_error {
 bool is_no_space(int code);
 /// Whether the process, or the system, has as many files open as it may.
 bool is_no_descriptor(int code);
+
+/// What `message` says without `subject` and a colon in front of it, if it begins so: for who has
+/// named the subject already.
+std::string_view without_subject(std::string_view message, std::string_view subject);
 
 /// strerror(3), thread-safe.
 std::string error_text(int code);

@@ -32,6 +32,10 @@
 
 namespace cowfs {
 
+std::string image_title(uint64_t id, const std::optional<std::string>& name) {
+  return "image " + name.value_or(std::to_string(id));
+}
+
 Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer,
              const std::optional<std::string>& failure)
     : context_(context),
@@ -70,18 +74,18 @@ void Image::acquire() {
 }
 
 void Image::activate_and_count() {
-  if (context_.base == nullptr) throw Error(ENOENT, "base of image " + std::to_string(id_));
+  if (context_.base == nullptr) throw Error(ENOENT, "base of " + title());
   auto usage = usage_.lock();
-  if (usage->unlinked && usage->count == 0) throw Error(ENOENT, "image " + std::to_string(id_));
+  if (usage->unlinked && usage->count == 0) throw Error(ENOENT, title());
   if (!usage->active) {
     layer_->activate();
     const std::optional<std::string> damage = layer_->damage();
     damaged_ = damage.has_value();
     if (damage) {
       context_.log.error(
-          "image {}: damaged: {}: what it lacks cannot be read, and the image not be written to; "
+          "{}: damaged: {}: what it lacks cannot be read, and the image not be written to; "
           "put the file back from a copy",
-          id_, *damage);
+          title(), *damage);
     }
     usage->active = true;
     tail_is_zero_ = false;
@@ -139,8 +143,9 @@ Attributes Image::attributes() { return times_.lock()->attributes; }
 void Image::check_not_failed() const {
   if (failed()) {
     throw Error::with_message(
-        EIO, "image " + std::to_string(id_) +
-                 ": an earlier sync of it failed; look at the disk, then unmount and mount");
+        EIO, title() +
+                 ": an earlier sync of it failed; look at the disk, then end this with cowfs check "
+                 "--clear, or with cowfs umount --force and a new mount");
   }
 }
 
@@ -148,7 +153,7 @@ void Image::check_writable() const {
   check_not_failed();
   // A write could make the file as long as it has to be, and zeros of what is missing.
   if (damaged_) {
-    throw Error::with_message(EIO, "image " + std::to_string(id_) + ": damaged, see the log");
+    throw Error::with_message(EIO, title() + ": damaged, see the log");
   }
 }
 
@@ -157,7 +162,7 @@ void Image::check_writable() const {
 size_t Image::read(std::span<std::byte> buffer, uint64_t offset) {
   if (unreadable_.load()) {
     discard_uncommitted();  // what was in its way may be gone
-    if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
+    if (unreadable_.load()) throw Error(EIO, title());
   }
   const uint64_t size = this->size();
   if (offset >= size) return 0;
@@ -329,14 +334,14 @@ std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer
     write_new(data.first(static_cast<size_t>(now.length)), at);
     at += now.length;
   }
-  if (end < offset + buffer.size()) throw Error(EFBIG, "image " + std::to_string(id_));
+  if (end < offset + buffer.size()) throw Error(EFBIG, title());
   return std::nullopt;
 }
 
 SpaceLimit::Claim Image::claim_space(uint64_t bytes) {
   if (bytes > 0 && !context_.reserve.spares_images()) {
-    throw Error::with_message(ENOSPC, "image " + std::to_string(id_) +
-                                          ": what is left of the disk is kept for the catalog");
+    throw Error::with_message(ENOSPC,
+                              title() + ": what is left of the disk is kept for the catalog");
   }
   return space_limit_.claim(bytes, [this] { return own_bytes(); });
 }
@@ -395,7 +400,7 @@ void Image::give_up_space(uint64_t offset, uint64_t length) {
   try {
     layer_->reclaim(offset, length);
   } catch (const Error& error) {
-    context_.log.debug("image {}: space not given back: {}", id_, error.what());
+    context_.log.debug("{}: space not given back: {}", title(), error.what());
   }
 }
 
@@ -406,7 +411,7 @@ void Image::raise_size(uint64_t size) {
 }
 
 void Image::extend(uint64_t size) {
-  if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  if (size > kMaxImageSize) throw Error(EFBIG, title());
   check_writable();
   if (size <= this->size()) return;
   zero_tail(this->size());
@@ -482,7 +487,7 @@ void Image::zero_chunks(uint64_t offset, uint64_t length) {
 
 void Image::reserve(uint64_t offset, uint64_t length) {
   check_writable();
-  if (offset + length > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  if (offset + length > kMaxImageSize) throw Error(EFBIG, title());
   const ChunkSize chunk = context_.chunk;
   const uint64_t start = chunk.down(offset);
   const uint64_t end = chunk.up(offset + length);

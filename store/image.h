@@ -35,6 +35,9 @@ struct Attributes {
   int64_t btime_ns = 0;
 };
 
+/// What messages call an image: by its name, or else by its number.
+std::string image_title(uint64_t id, const std::optional<std::string>& name);
+
 /// An image: the writable view of its active layer over the base. Offsets, lengths and sizes are
 /// bytes. Thread-safe. Errors are thrown as Error; after a failed sync or commit everything that
 /// writes or flushes throws EIO, and reads go on (I8). Where data is found to be missing, writes
@@ -54,6 +57,8 @@ class Image : public std::enable_shared_from_this<Image> {
     Catalog& catalog;
     Reserve& reserve;
     spdlog::logger& log;
+    /// What an image is called now; none if it was unlinked. Called with locks of the image held.
+    std::function<std::optional<std::string>(uint64_t id)> name_of;
     /// Called when the last use of an unlinked image ends.
     std::function<void(Image&)> free_unlinked;
     /// Closes the files of images that nobody uses; whether there were any.
@@ -91,6 +96,8 @@ class Image : public std::enable_shared_from_this<Image> {
 
   [[nodiscard]] uint64_t id() const { return id_; }
   [[nodiscard]] uint64_t layer_id() const { return layer_id_; }
+  /// For messages: "image dom1.img", or, of an unlinked one, "image 5".
+  [[nodiscard]] std::string title() const { return image_title(id_, context_.name_of(id_)); }
   [[nodiscard]] uint64_t size() const { return size_.load(std::memory_order_acquire); }
   [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
   [[nodiscard]] std::string cow_path() const { return layer_->cow_path(); }

@@ -88,8 +88,7 @@ void Image::publish_or_put_back(const Layer::Changes& changes,
     if (!is_no_space(error.code())) throw;
     layer_->put_back(changes);
     times_.lock()->dirty = true;
-    throw NoRoom{Error::with_message(
-        ENOSPC, "image " + std::to_string(id_) + ": not committed yet: " + error.what())};
+    throw NoRoom{Error::with_message(ENOSPC, title() + ": not committed yet: " + error.what())};
   }
 }
 
@@ -97,14 +96,14 @@ void Image::fail(const std::string& failure) {
   failed_ = true;
   *failure_.lock() = failure;
   context_.log.error(
-      "image {}: {}: its changes since the last flush are lost, writes fail now; look at the disk, "
-      "then unmount and mount, or use cowfs check --clear",
-      id_, failure);
+      "{}: {}: its changes since the last flush are lost, writes fail now; look at the disk, then "
+      "end this with cowfs check --clear, or with cowfs umount --force and a new mount",
+      title(), failure);
   try {
     context_.catalog.change(
         [&](Catalog::Change& change) { change.set_failure(layer_id_, failure); });
   } catch (const Error& error) {
-    context_.log.error("image {}: not recorded that it failed: {}", id_, error.what());
+    context_.log.error("{}: not recorded that it failed: {}", title(), error.what());
   }
 }
 
@@ -115,7 +114,7 @@ void Image::discard_uncommitted() {
   } catch (const std::exception& error) {
     unreadable_ = true;
     attempt([&] {
-      context_.log.error("image {}: {}: reads fail too, until it can be read again", id_,
+      context_.log.error("{}: {}: reads fail too, until it can be read again", title(),
                          error.what());
     });
   }
@@ -140,11 +139,11 @@ void Image::forget_uncommitted() {
 
 void Image::clear_failure(bool caller_uses) {
   if (usage_.lock()->count > (caller_uses ? 1 : 0)) {
-    throw Error::with_message(EBUSY, "image " + std::to_string(id_) + ": is in use");
+    throw Error::with_message(EBUSY, title() + ": is in use");
   }
   if (unreadable_.load()) discard_uncommitted();
   const std::lock_guard lock(commit_mutex_);
-  if (unreadable_.load()) throw Error(EIO, "image " + std::to_string(id_));
+  if (unreadable_.load()) throw Error(EIO, title());
   context_.catalog.change(
       [&](Catalog::Change& change) { change.set_failure(layer_id_, std::nullopt); });
   failure_.lock()->reset();
@@ -231,13 +230,13 @@ void Image::give_back(const Layer::Changes& changes) {
       layer_->reclaim(offset, length);
     } catch (const Error& error) {
       // Nothing is wrong but that space is not given back.
-      context_.log.warn("image {}: space not given back: {}", id_, error.what());
+      context_.log.warn("{}: space not given back: {}", title(), error.what());
     }
   }
 }
 
 void Image::resize(uint64_t size) {
-  if (size > kMaxImageSize) throw Error(EFBIG, "image " + std::to_string(id_));
+  if (size > kMaxImageSize) throw Error(EFBIG, title());
   check_writable();
   if (size > this->size()) {
     extend(size);
@@ -284,7 +283,7 @@ void Image::resize(uint64_t size) {
         tail_is_zero_ = true;
       } catch (const std::exception& error) {
         // The next growth tries again, and fails if it cannot.
-        context_.log.warn("image {}: tail not zeroed: {}", id_, error.what());
+        context_.log.warn("{}: tail not zeroed: {}", title(), error.what());
       }
     });
   }

@@ -38,6 +38,7 @@ std::string random_uuid() {
 
 /// Network file systems are refused (I9); so is what cannot be written to.
 void require_usable_host(const std::string& path, const std::string& directory) {
+  const bool there = path == directory;
   const HostFileSystem host = host_file_system(path);
   if (is_network_type(host.type)) {
     throw Error::with_message(
@@ -46,9 +47,10 @@ void require_usable_host(const std::string& path, const std::string& directory) 
                         "put it on a local one with --store");
   }
   if (host.read_only) {
-    throw Error::with_message(EROFS, "store " + directory +
-                                         ": lies on a file system that is mounted read-only; put "
-                                         "it elsewhere with --store");
+    throw Error::with_message(
+        EROFS, "store " + directory + ": lies on a file system that is mounted read-only; " +
+                   (there ? "it can only be looked at there, by cowfs ls, info and check"
+                          : "put it elsewhere with --store"));
   }
 }
 
@@ -302,6 +304,7 @@ void Store::load() {
                      .catalog = *catalog_,
                      .reserve = *reserve_,
                      .log = *options_.log,
+                     .name_of = [this](uint64_t id) { return name_of(id); },
                      .free_unlinked = [this](Image& image) { free_unlinked(image); },
                      .close_idle = [this] { return close_idle(); }});
 
@@ -315,8 +318,9 @@ void Store::load() {
     for (const ImageRow& row : rows) {
       const auto layer = by_id.find(row.layer);
       if (layer == by_id.end()) {
-        throw Error::with_message(EUCLEAN, catalog_->path() + ": damaged: image " +
-                                               std::to_string(row.id) + " has no layer of its own");
+        throw Error::with_message(EUCLEAN, catalog_->path() +
+                                               ": damaged: " + image_title(row.id, row.name) +
+                                               " has no layer of its own");
       }
       const LayerRow of_image = layer->second;
       by_id.erase(layer);  // two images on one layer would write over each other
@@ -371,9 +375,9 @@ void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
 std::shared_ptr<Image> Store::make_image(const ImageRow& row, const LayerRow& layer) {
   if (layer.failure) {
     options_.log->error(
-        "image {}: takes no writes: {}; look at the disk, then unmount and mount, or use cowfs "
-        "check --clear",
-        row.id, *layer.failure);
+        "{}: takes no writes: {}; look at the disk, then end this with cowfs check --clear, or "
+        "with cowfs umount --force and a new mount",
+        image_title(row.id, row.name), *layer.failure);
   }
   return std::make_shared<Image>(*image_context_, row, policy_->make_layer(*layer_context_, layer),
                                  layer.failure);
@@ -398,7 +402,7 @@ bool Store::close() {
         touched.push_back(image.get());
       }
     } catch (const Error& error) {
-      options_.log->error("close: image {}: {}", image->id(), error.what());
+      options_.log->error("close: {}: {}", image->title(), error.what());
       good = false;
     }
   }
@@ -411,6 +415,27 @@ bool Store::close() {
     }
   } catch (const Error& error) {
     options_.log->error("close: times: {}", error.what());
+    good = false;
+  }
+  return all_there() && good;
+}
+
+bool Store::all_there() {
+  bool good = true;
+  const auto look = [&](const std::string& path) {
+    std::error_code error;
+    if (fs::exists(path, error) || error) return;
+    options_.log->error("close: {}: is gone, and all that was in it: somebody deleted it", path);
+    good = false;
+  };
+  look(catalog_path(facts_.directory));
+  try {
+    for (const LayerRow& layer : catalog_->layers()) {
+      if (!layer.has_file) continue;
+      look(layers_path(facts_.directory) + "/" + std::to_string(layer.id) + ".cow");
+    }
+  } catch (const Error& error) {
+    options_.log->error("close: {}", error.what());
     good = false;
   }
   return good;
@@ -426,10 +451,10 @@ void Store::clear_failures() {
     if (!image->failed()) continue;
     try {
       image->clear_failure(false);
-      options_.log->warn("image {}: had failed; it takes writes again when it is mounted next",
-                         image->id());
+      options_.log->warn("{}: had failed; it takes writes again when it is mounted next",
+                         image->title());
     } catch (const Error& error) {
-      options_.log->error("image {}: still counts as failed: {}", image->id(), error.what());
+      options_.log->error("{}: still counts as failed: {}", image->title(), error.what());
     }
   }
 }

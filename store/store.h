@@ -153,11 +153,14 @@ class Store {
   void load();
   void remove_left_overs(const std::vector<LayerRow>& layers);
   std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
+  /// Whether the files that hold what is durable are still to be found; logs those that are not.
+  bool all_there();
   void free_unlinked(Image& image);
   bool close_idle();
   void forget(Image& image);
   bool has_name(const Image& image);
-  void remove_files(Image& image);
+  /// `title` is what it was called.
+  void remove_files(Image& image, const std::string& title);
 
   // store_check.cc
   std::optional<std::set<uint64_t>> check_rows_in_use(CheckReport& report);

@@ -117,7 +117,8 @@ void Store::remove(std::string_view name) {
       names->by_id.at(image->id()).name.clear();
     }
   }
-  if (idle) remove_files(*image);  // after the catalog (I12)
+  if (idle)
+    remove_files(*image, image_title(image->id(), std::string(name)));  // after the catalog (I12)
 }
 
 void Store::free_unlinked(Image& image) {
@@ -126,7 +127,7 @@ void Store::free_unlinked(Image& image) {
     // It has its name still if the change that was to take it failed.
     if (!has_name(image)) forget(image);
   } catch (const Error& error) {
-    options_.log->warn("image {}: unlinked, not freed before the next mount: {}", image.id(),
+    options_.log->warn("{}: unlinked, not freed before the next mount: {}", image.title(),
                        error.what());
   }
 }
@@ -137,7 +138,7 @@ void Store::forget(Image& image) {
   catalog_->change(
       [&](Catalog::Change& change) { change.remove_image(image.id(), image.layer_id()); });
   names_.lock()->by_id.erase(image.id());
-  remove_files(image);
+  remove_files(image, image_title(image.id(), std::nullopt));
 }
 
 bool Store::has_name(const Image& image) {
@@ -146,13 +147,12 @@ bool Store::has_name(const Image& image) {
   return found != names->by_id.end() && !found->second.name.empty();
 }
 
-void Store::remove_files(Image& image) {
+void Store::remove_files(Image& image, const std::string& title) {
   try {
     image.remove_files();
   } catch (const Error& error) {
     // The image is gone all the same; the next opening of the store tries again.
-    options_.log->warn("image {}: removed, but its space is not given back: {}", image.id(),
-                       error.what());
+    options_.log->warn("{}: removed, but its space is not given back: {}", title, error.what());
   }
 }
 
@@ -196,7 +196,7 @@ void Store::rename(std::string_view from, std::string_view to, Rename how) {
       names->by_id.at(target->id()).name.clear();
     }
   }
-  if (idle) remove_files(*target);
+  if (idle) remove_files(*target, image_title(target->id(), std::string(to)));
 }
 
 }  // namespace cowfs

@@ -9,9 +9,15 @@
 
 namespace cowfs {
 
-TemporaryDirectory::TemporaryDirectory(const std::string& name)
-    : path_(std::filesystem::temp_directory_path() / (name + "-XXXXXX")) {
-  if (::mkdtemp(path_.data()) == nullptr) throw Error(errno, "make " + path_);
+TemporaryDirectory::TemporaryDirectory(const std::string& name) {
+  const char* set = ::getenv("TMPDIR");
+  const std::string parent = set != nullptr && *set != '\0' ? set : "/tmp";
+  path_ = parent + "/" + name + "-XXXXXX";
+  if (::mkdtemp(path_.data()) != nullptr) return;
+  const int code = errno;
+  throw Error::with_message(code, "make a temporary directory in " + parent + ": " +
+                                      error_text(code) +
+                                      "; name one that can be written to in TMPDIR");
 }
 
 TemporaryDirectory::~TemporaryDirectory() {

@@ -86,7 +86,7 @@ TEST(MountOptions, QuotedValuesMayHoldCommas) {
   EXPECT_EQ(Parse({R"(context="system_u:object_r:x:s0:c1,c2",nodev)"}).fuse,
             (Lists{R"(context=system_u:object_r:x:s0:c1\,c2)", "nodev"}));
   EXPECT_TRUE(Parse({R"(x-what="a,b,ro",noatime)"}).fuse == Lists{"noatime"});
-  EXPECT_THROW(Parse({R"(context="a,b)"}), Error);
+  EXPECT_THROW(Parse({R"(context="a,b)"}), UsageError);
 }
 
 TEST(MountOptions, UnknownOnesAreRefusedByName) {
@@ -106,9 +106,22 @@ TEST(MountOptions, BadValuesAreRefused) {
   for (const char* option :
        {"uid", "uid=", "uid=joe", "uid=-1", "uid=4294967295", "uid=99999999999", "gid=1x",
         "umask=8", "umask=1777", "umask=", "cache", "cache=", "cache=auto", "subtype=other"}) {
-    EXPECT_THROW(Parse({option}), Error) << option;
+    EXPECT_THROW(Parse({option}), UsageError) << option;
   }
   EXPECT_TRUE(Parse({"subtype=cowfs"}).fuse.empty());
+}
+
+TEST(MountOptions, ABadValueIsQuotedAsAWhole) {
+  for (const std::string option :
+       {"watermarks=80:", "watermarks=80:x:95", "watermarks=0:80", "uid=joe", "full=maybe"}) {
+    try {
+      Parse({option});
+      FAIL() << option;
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find("'" + option + "'"), std::string::npos)
+          << error.what();
+    }
+  }
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "store/error.h"
+#include "cmd/command.h"
 
 namespace cowfs {
 namespace {
@@ -18,7 +18,7 @@ TEST(Owners, NamesAndNumbersAreTaken) {
 TEST(Owners, WhoDoesNotExistIsRefused) {
   for (const char* text : {"", ":", "root:", ":root", "no-such-user", "root:no-such-group", "-1",
                            "4294967295", "1:2:3"}) {
-    EXPECT_THROW(parse_owner(text), Error) << text;
+    EXPECT_THROW(parse_owner(text), UsageError) << text;
   }
 }
 
@@ -27,7 +27,7 @@ TEST(Modes, AreOctalPermissionBits) {
   EXPECT_EQ(parse_mode("0600"), 0600U);
   EXPECT_EQ(parse_mode("0"), 0U);
   for (const char* text : {"", "8", "1777", "u+w", "0x1f", "-1", "644 "}) {
-    EXPECT_THROW(parse_mode(text), Error) << text;
+    EXPECT_THROW(parse_mode(text), UsageError) << text;
   }
 }
 

@@ -4,7 +4,7 @@
 
 #include <cerrno>
 
-#include "store/error.h"
+#include "cmd/command.h"
 
 namespace cowfs {
 namespace {
@@ -60,12 +60,18 @@ TEST(Sizes, WhatDoesNotFitIsRefused) {
   }
 }
 
+TEST(Sizes, AnImageHasAtMostOnePebibyte) {
+  EXPECT_EQ(parse_image_size("1P"), 1024 * 1024 * kGiB);
+  EXPECT_THROW(parse_image_size("1125899906842625"), UsageError);
+  EXPECT_THROW(parse_image_size("many"), UsageError);
+}
+
 TEST(Sizes, ChunkSizesArePowersOfTwoInRange) {
   EXPECT_EQ(parse_chunk_size("4K"), 4096U);
   EXPECT_EQ(parse_chunk_size("65536"), 65536U);
   EXPECT_EQ(parse_chunk_size("2MiB"), 2U << 20);
   for (const char* text : {"0", "1", "2K", "4095", "5K", "3M", "4M", "1.5M"}) {
-    EXPECT_THROW(parse_chunk_size(text), Error) << text;
+    EXPECT_THROW(parse_chunk_size(text), UsageError) << text;
   }
 }
 

@@ -110,6 +110,10 @@ TEST_F(FailingDisk, AFailedFlushIsNeverTakenBackUntilAnUnmount) {
   LoseAFlush();
   ExpectFailed();
   EXPECT_NE(ReadFile(Log()).find("1.cow"), Bytes::npos);
+  // It names the image as people know it, and the ways on.
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "error: image dom1: "));
+  EXPECT_EQ(ReadFile(Log()).find("image 2"), Bytes::npos);
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "cowfs check --clear, or with cowfs umount --force"));
   const Result refused = Cowfs({"umount", MountPoint()});
   EXPECT_EQ(refused.status, 1);
   EXPECT_TRUE(Mentions(refused.err, "image dom1: Input/output error"));

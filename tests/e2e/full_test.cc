@@ -266,6 +266,33 @@ TEST_P(Full, ForceEndsWhatWaits) {
   EXPECT_TRUE(Same(base_.substr(0, 4 * kMiB), File(*mount / "dom1").Read(0, 4 * kMiB)));
 }
 
+TEST_P(Full, ForceOnAMountThatStaysSaysWhatHasEnded) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  Must(Cowfs({"sync", MountPoint()}));
+  EXPECT_EQ(CowfsJson({"info", MountPoint()})["full"], "wait");
+  std::optional<File> other(*mount / "dom1");
+  Fill();
+  Writer writer(*mount / "dom1", 0, RandomBytes(kMiB, 2));
+  ASSERT_TRUE(Waits(*mount / "dom1"));
+  const Result refused = Cowfs({"umount", "--force", MountPoint()});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, "is in use by"));
+  EXPECT_TRUE(Mentions(refused.err, "have ended with an error"));
+  EXPECT_EQ(writer.Join(), ENOSPC);
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "writes without space do not wait any more"));
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "error: image dom1: its writes wait for space"));
+  EXPECT_EQ(CowfsJson({"info", MountPoint()})["full"], "error");
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(kMiB, 2)), ENOSPC);
+  MakeRoom();  // for the commit of times
+  other.reset();
+  mount->Unmount();
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "failed, see above; everything else is durable"));
+  EXPECT_EQ(ReadFile(Log()).find(": everything is durable"), Bytes::npos);
+  mount->MountAgain();
+  EXPECT_EQ(CowfsJson({"info", MountPoint()})["full"], "wait");
+}
+
 TEST_P(Full, AServerThatWasKilledOnAFullDiskComesBack) {
   auto mount = MountOnHost("full=wait");
   Touch(*mount / "dom1");
@@ -543,6 +570,15 @@ INSTANTIATE_TEST_SUITE_P(Types, Limit, testing::Values("ext4"),
                          });
 
 using Marks = Full;
+
+TEST_P(Marks, ACommandThatFailsIsLoggedWithHowItEnded) {
+  auto mount =
+      MountOnHost("watermarks=1:2,on_watermark=\"[ $COWFS_WATERMARK = 1 ] && exit 3; kill -9 $$\"");
+  EXPECT_TRUE(Eventually([&] {
+    const Bytes log = ReadFile(Log());
+    return log.find("exit status 3") != Bytes::npos && log.find("by signal 9") != Bytes::npos;
+  })) << ReadFile(Log());
+}
 
 TEST_P(Marks, AreLoggedShownAndRunACommand) {
   const Path seen = Scratch() / "seen";

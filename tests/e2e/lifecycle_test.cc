@@ -219,6 +219,41 @@ TEST_F(Ending, UmountReturnsWhenTheServerHasEnded) {
   EXPECT_TRUE(Holds(cow_file, RandomBytes(4 * kMiB, 1)));
 }
 
+TEST_F(Ending, AStoreThatWasDeletedBeneathItsMountIsTold) {
+  MakeBase();
+  const Path log = Scratch() / "log";
+  auto mount = MountBase({"--log-file", log});
+  const Bytes own = RandomBytes(kMiB, 1);
+  WriteFile(*mount / "dom1", own);
+  Must(Cowfs({"sync", MountPoint()}));
+  std::filesystem::remove_all(Store());
+  const Result refused = Cowfs({"umount", MountPoint()});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, Store().string() + ": it was deleted or moved away"));
+  EXPECT_TRUE(IsMountPoint(MountPoint()));
+  EXPECT_TRUE(Mentions(Must(Cowfs({"info", MountPoint()})), "unknown"));
+  EXPECT_TRUE(Mentions(Must(Cowfs({"ls"})), MountPoint()));
+  const Result forced = Cowfs({"umount", "--force", MountPoint()});
+  EXPECT_EQ(forced.status, 1);
+  EXPECT_TRUE(Mentions(forced.err, "unmounted, but not all is durable"));
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+  EXPECT_TRUE(Mentions(ReadFile(log), "catalog.db: is gone"));
+  EXPECT_TRUE(Mentions(ReadFile(log), "not everything that was written is durable"));
+}
+
+TEST_F(Ending, ACowFileThatWasDeletedBeneathItsMountIsTold) {
+  MakeBase();
+  const Path log = Scratch() / "log";
+  auto mount = MountBase({"--log-file", log});
+  WriteFile(*mount / "dom1", RandomBytes(kMiB, 1));
+  Must(Cowfs({"sync", MountPoint()}));
+  const std::string cow_file = CowfsJson({"info", *mount / "dom1"})["cow_file"];
+  std::filesystem::remove(cow_file);
+  Cowfs({"umount", MountPoint()});
+  EXPECT_TRUE(Mentions(ReadFile(log), cow_file + ": is gone"));
+  EXPECT_EQ(ReadFile(log).find(": everything is durable"), Bytes::npos);
+}
+
 TEST_F(Ending, UmountOfABusyMountNamesProcessesAndLoopDevices) {
   const Bytes base = MakeBase();
   auto mount = MountBase();

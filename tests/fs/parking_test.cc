@@ -21,7 +21,7 @@ class ParkingTest : public ::testing::Test {
   }
 
   spdlog::logger log_{"test", std::make_shared<spdlog::sinks::null_sink_mt>()};
-  Parking parking_{log_};
+  Parking parking_{log_, [](uint64_t image) { return "image " + std::to_string(image); }};
 };
 
 TEST_F(ParkingTest, OnlyTheOldestOfAnImageIsTriedAndTheOthersFollowInOrder) {

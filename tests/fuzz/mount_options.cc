@@ -19,7 +19,6 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::require(!options.tune_always || options.tune);
     for (const std::string& option : options.fuse) fuzz::require(!option.empty());
   } catch (const Error&) {
-  } catch (const UsageError&) {
   }
   return 0;
 }

@@ -19,6 +19,13 @@ TEST(Error, MessageStandsAsGiven) {
   EXPECT_STREQ(error.what(), "store /s: in use");
 }
 
+TEST(Error, SubjectThatWasNamedAlreadyIsLeftOut) {
+  EXPECT_EQ(without_subject("image a: is full", "image a"), "is full");
+  EXPECT_EQ(without_subject("image ab: is full", "image a"), "image ab: is full");
+  EXPECT_EQ(without_subject("image a", "image a"), "image a");
+  EXPECT_EQ(without_subject("disk: image a: x", "image a"), "disk: image a: x");
+}
+
 TEST(Error, TextOfUnknownNumberIsNotEmpty) { EXPECT_FALSE(error_text(99999).empty()); }
 
 }  // namespace
