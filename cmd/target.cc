@@ -251,7 +251,8 @@ StoreSummary read_store(const std::string& directory, bool mounted_too) {
       throw Error::with_message(ENOENT, "store " + absolute + ": there is none");
     }
     StoreSummary summary = pointing_to_check(absolute, [&] { return summarize_store(absolute); });
-    if (!summary.holder || mounted_too) return summary;
+    const bool readable = !summary.facts.directory.empty();
+    if (!summary.holder || (mounted_too && readable)) return summary;
     const Holder& holder = *summary.holder;
     if (!holder.ending && !holder.mount.empty() && mount_at(holder.mount)) {
       throw mounted_error(absolute, holder.mount);

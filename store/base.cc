@@ -149,7 +149,8 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
 
   now.fingerprint = base.fingerprint();
   const std::string way_on =
-      "to use it all the same, give --accept-changed-base: every image then reads the base as it "
+      "to use it all the same, mount it with --accept-changed-base: every image then reads the "
+      "base as it "
       "is now, and an image that relies on what has changed is damaged";
   if (now.size != recorded.size || now.fingerprint != recorded.fingerprint) {
     if (accept_changed) {

@@ -9,11 +9,13 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "store/chunk_map.h"
 #include "store/chunk_size.h"
 #include "store/error.h"
 #include "store/file.h"
+#include "store/host_fs.h"
 #include "store/names.h"
 
 namespace cowfs {
@@ -68,6 +70,17 @@ int64_t catalog_now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
 }
 
+Database::Mode writing_mode(const std::string& directory) {
+  return is_copy_on_write_type(host_file_system(directory).type) ? Database::Mode::read_write_alone
+                                                                 : Database::Mode::read_write;
+}
+
+Database::Mode reading_mode(const std::string& directory) {
+  // Somebody else may be reading it where he can.
+  return writing_mode(directory) == Database::Mode::read_write ? Database::Mode::read_only
+                                                               : Database::Mode::at_rest;
+}
+
 void Catalog::create(const std::string& path, const StoreRow& store, const BaseRow& base,
                      const Schema& schema) {
   if (exists(path)) throw Error(EEXIST, path);
@@ -100,15 +113,15 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
 bool Catalog::exists(const std::string& path) {
   if (::access(path.c_str(), F_OK) != 0) return false;
   require_sound_header(path);
-  Database database(path, Database::Mode::read_only);
+  Database database(path, reading_mode(std::filesystem::path(path).parent_path()));
   if (is_blank(database)) return false;
   require_catalog(database);
   return true;
 }
 
 Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
-    : schema_(schema), database_(path, mode) {
-  const bool for_writing = mode == Database::Mode::read_write;
+    : schema_(schema), alone_(mode == Database::Mode::read_write_alone), database_(path, mode) {
+  const bool for_writing = alone_ || mode == Database::Mode::read_write;
   if (::stat(path.c_str(), &opened_) != 0) throw Error(errno, path);
   if (for_writing) {
     upgraded_ = upgrade_schema(database_, schema);
@@ -128,6 +141,38 @@ Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& sch
   // SQLite makes its log with the first access, and syncs the directory with its first commit; but
   // it takes it for success if it cannot open the directory then (osOpenDirectory in os_unix.c).
   sync_entry(path);
+}
+
+std::unique_ptr<Database> Catalog::snapshot() {
+  if (alone_) {
+    const std::lock_guard lock(mutex_);
+    return std::make_unique<Database>(database_.copy_in_memory());
+  }
+  auto reader = std::make_unique<Database>(path(), Database::Mode::read_only);
+  reader->execute("BEGIN");
+  return reader;
+}
+
+void Catalog::copy_to(const std::string& path) {
+  const std::lock_guard lock(mutex_);
+  database_.copy_to(path);
+}
+
+void Catalog::execute(const std::string& sql) {
+  const std::lock_guard lock(mutex_);
+  Transaction transaction(database_);
+  database_.execute(sql);
+  transaction.commit();
+}
+
+void Catalog::checkpoint() {
+  if (alone_) {
+    const std::lock_guard lock(mutex_);
+    database_.checkpoint();
+    return;
+  }
+  // A connection of its own: a checkpoint syncs, and commits go on meanwhile.
+  Database(path(), Database::Mode::read_write).checkpoint();
 }
 
 bool Catalog::is_in_place() const {
@@ -196,7 +241,7 @@ std::vector<ImageRow> Catalog::images() {
     if (!select.is_null(1)) row.name = select.text(1);
     if (!select.is_null(11)) row.space_limit = from_sql(select.integer(11));
     if (row.id < 2 || row.id > INT64_MAX || row.size > kMaxImageSize) {
-      throw damaged(path(), "image " + std::to_string(row.id) + ", its number or size");
+      throw damaged(path(), "image " + std::to_string(select.integer(0)) + ", its number or size");
     }
     if (row.name && !is_name(*row.name)) {
       throw damaged(path(), "image " + std::to_string(row.id) + " has the name '" + *row.name +
@@ -219,7 +264,7 @@ std::vector<LayerRow> Catalog::layers() {
                  .has_file = select.integer(2) != 0};
     if (!select.is_null(4)) row.failure = select.text(4);
     if (row.id > INT64_MAX || row.parent_limit > kMaxImageSize) {
-      throw damaged(path(), "layer " + std::to_string(row.id) + ", its number or limit");
+      throw damaged(path(), "layer " + std::to_string(select.integer(0)) + ", its number or limit");
     }
     rows.push_back(std::move(row));
   }

@@ -70,7 +70,7 @@ struct ImageRow {
 class Catalog {
  public:
   /// Whether there is a catalog; one whose making was cut short does not count. EINVAL if the file
-  /// is something else; it is not changed.
+  /// is something else. Nothing is changed; the caller holds the store's lock.
   static bool exists(const std::string& path);
 
   /// Makes the file with its tables and rows. It is there as a whole or not at all, and durable
@@ -84,6 +84,16 @@ class Catalog {
 
   [[nodiscard]] const std::string& path() const { return database_.path(); }
   [[nodiscard]] int format_version() const { return schema_.version; }
+  /// What others would see now that open it, for one reader: it does not hold up commits.
+  [[nodiscard]] std::unique_ptr<Database> snapshot();
+  /// Writes a consistent copy to `path`; see Database.
+  void copy_to(const std::string& path);
+  /// Runs SQL in one transaction, for a repair.
+  void execute(const std::string& sql);
+  /// Moves what it can of the write-ahead log into the file, and syncs it. Commits go on meanwhile,
+  /// but for one that is opened alone.
+  void checkpoint();
+
   /// Whether its path still leads to the file that was opened.
   [[nodiscard]] bool is_in_place() const;
   /// Whether opening it upgraded it.
@@ -152,6 +162,7 @@ class Catalog {
   void check_rows();
 
   const Schema& schema_;
+  const bool alone_;  // no other connection can be made
   std::mutex mutex_;
   Database database_;
   struct stat opened_ {};  // the file
@@ -164,5 +175,11 @@ class Catalog {
   std::optional<Statement> load_pages_;
   std::optional<Statement> set_size_;
 };
+
+/// How the catalog in `directory` is opened for writing: alone where its host could not have a
+/// mapped file changed on a full disk (is_copy_on_write_type).
+Database::Mode writing_mode(const std::string& directory);
+/// Likewise for reading, by who holds the store's lock.
+Database::Mode reading_mode(const std::string& directory);
 
 }  // namespace cowfs

@@ -195,7 +195,7 @@ std::optional<CheckedCatalog> StoreCheck::check_catalog() {
   const std::string path = catalog_path(scratch_.path());
   // A connection that may not write would pass over CHECK clauses (sqlite3AddCheckConstraint in
   // SQLite's build.c); the copy is ours.
-  copy_.emplace(path, Database::Mode::read_write);
+  copy_.emplace(path, Database::Mode::read_write_alone);
   if (is_blank(*copy_)) {
     const std::string layers = layers_path(directory_);
     if (fs::exists(layers) && !fs::is_empty(layers)) {
@@ -259,18 +259,21 @@ bool StoreCheck::repair_catalog(const std::string& sql) {
 
 void StoreCheck::change_catalog(const std::string& sql) {
   if (!real_) {
-    // While others read it the copy's connection cannot be saved from.
-    Database reader(catalog_path(scratch_.path()), Database::Mode::read_only);
-    Reserve reserve(directory_);
+    // The copy is being read, and SQLite writes no file from a connection that is.
+    Database as_it_was = copy_->copy_in_memory();
+    const auto save = [&] {
+      return save_before_repair([&](const std::string& path) { as_it_was.copy_to(path); },
+                                catalog_path(directory_));
+    };
     std::string saved;
     try {
-      saved = save_before_repair(reader, catalog_path(directory_));
+      saved = save();
     } catch (const Error& error) {
-      if (!is_no_space(error.code()) || !reserve.give_up()) throw;
-      saved = save_before_repair(reader, catalog_path(directory_));
+      if (!is_no_space(error.code()) || !Reserve(directory_).give_up()) throw;
+      saved = save();
     }
     note("the catalog as it was is saved as " + saved);
-    real_.emplace(catalog_path(directory_), Database::Mode::read_write);
+    real_.emplace(catalog_path(directory_), writing_mode(directory_));
   }
   Transaction transaction(*real_);
   real_->execute(sql);
@@ -394,7 +397,10 @@ void StoreCheck::check_names() {
 void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
   const ChunkSize chunk(catalog.store.chunk_size);
   // As repaired, if it was.
-  Catalog maps(catalog_path(real_ ? directory_ : scratch_.path()), Database::Mode::read_only);
+  const std::string& place = real_ ? directory_ : scratch_.path();
+  copy_.reset();
+  real_.reset();
+  Catalog maps(catalog_path(place), reading_mode(place));
   MapArena arena;
   const LayerContext context{.chunk = chunk,
                              .directory = layers_path(directory_),
@@ -451,11 +457,12 @@ CheckResult check_store(const std::string& directory, const CheckOptions& option
 
 bool compare_base(const std::string& directory, const std::optional<std::string>& base_path,
                   const CheckOptions& options) {
-  if (!Catalog::exists(catalog_path(directory))) {
+  if (!status_of(catalog_path(directory))) {
     throw Error::with_message(ENOENT, "store " + directory + ": there is none");
   }
+  require_sound_header(catalog_path(directory));
   const StoreLock lock(directory, Holder{.pid = ::getpid(), .mount = "", .ending = false});
-  Catalog catalog(catalog_path(directory), Database::Mode::read_write);
+  Catalog catalog(catalog_path(directory), writing_mode(directory));
   const std::string path = base_path.value_or(catalog.base().path);
   try {
     return compare_base(catalog, Base(path), options);

@@ -138,7 +138,8 @@ bool check_database(Database& database, CheckReport& report) {
          check_types(database, expected, report);
 }
 
-std::string save_before_repair(Database& database, const std::string& catalog_path) {
+std::string save_before_repair(const std::function<void(const std::string& path)>& copy_to,
+                               const std::string& catalog_path) {
   const std::string first = catalog_path + ".before-repair";
   std::string path = first;
   for (int number = 2; std::filesystem::exists(std::filesystem::symlink_status(path)); ++number) {
@@ -147,7 +148,7 @@ std::string save_before_repair(Database& database, const std::string& catalog_pa
   // SQLite takes an empty file; it would make one that everybody may read.
   const File file(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
   try {
-    database.copy_to(path);
+    copy_to(path);
     file.sync();
     sync_entry(path);
   } catch (...) {

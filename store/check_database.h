@@ -1,5 +1,8 @@
 #pragma once
 
+#include <functional>
+#include <string>
+
 #include "store/check_report.h"
 #include "store/db.h"
 
@@ -9,8 +12,9 @@ namespace cowfs {
 /// and the types of all values. False, with findings, if what is in it cannot be trusted.
 bool check_database(Database& database, CheckReport& report);
 
-/// Writes a copy of the catalog beside it, durably, before a repair: catalog.db.before-repair, with
-/// a number behind it if there is one already. Returns its path.
-std::string save_before_repair(Database& database, const std::string& catalog_path);
+/// Has a copy of the catalog written beside it, durably, before a repair: catalog.db.before-repair,
+/// with a number behind it if there is one already. `copy_to` gets its path, which is returned.
+std::string save_before_repair(const std::function<void(const std::string& path)>& copy_to,
+                               const std::string& catalog_path);
 
 }  // namespace cowfs

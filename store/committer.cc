@@ -58,8 +58,7 @@ void Committer::run() {
 
 void Committer::checkpoint() {
   try {
-    // A connection of its own: a checkpoint syncs, and commits go on meanwhile.
-    Database(catalog_.path(), Database::Mode::read_write).checkpoint();
+    catalog_.checkpoint();
   } catch (const Error& error) {
     log_.warn("checkpoint: {}", error.what());
   }

@@ -202,9 +202,11 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
   sqlite3_busy_timeout(database, 10'000);
   execute("PRAGMA cell_size_check = ON");
   execute("PRAGMA temp_store = MEMORY");
+  const bool alone = mode == Mode::create || mode == Mode::read_write_alone;
+  // Before anything is read: https://www.sqlite.org/wal.html#noshm
+  if (alone || log_at_rest) execute("PRAGMA locking_mode = EXCLUSIVE");
   if (log_at_rest) {
     // The log is read into memory and left as it is.
-    execute("PRAGMA locking_mode = EXCLUSIVE");
     sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   }
   if (mode == Mode::read_only || at_rest) return;
@@ -265,6 +267,22 @@ int64_t Database::checkpoint() {
 void Database::copy_to(const std::string& path) {
   Statement statement = prepare("VACUUM INTO ?");
   statement.bind(1, path).run();
+}
+
+Database Database::copy_in_memory() {
+  Database copy;
+  sqlite3* memory = nullptr;
+  const int code =
+      sqlite3_open_v2(":memory:", &memory, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, nullptr);
+  copy.database_.reset(memory);
+  if (code != SQLITE_OK) fail(memory, code, path_);
+  sqlite3_backup* backup = sqlite3_backup_init(memory, "main", database_.get(), "main");
+  if (backup == nullptr) fail(memory, sqlite3_errcode(memory), path_);
+  constexpr int kAll = -1;
+  sqlite3_backup_step(backup, kAll);
+  const int end = sqlite3_backup_finish(backup);
+  if (end != SQLITE_OK) fail(memory, end, path_);
+  return copy;
 }
 
 void Database::roll_back() {

@@ -52,10 +52,12 @@ class Statement {
 class Database {
  public:
   enum class Mode {
-    create,
+    create,  ///< as read_write_alone
     read_write,
-    read_only,  ///< may leave SQLite's files behind where no other connection is open
-    at_rest,    ///< read-only, while the caller keeps all writers away: changes nothing at all
+    read_write_alone,  ///< nobody else can open it meanwhile (EBUSY, after 10 s): what SQLite else
+                       ///< shares in a mapped file, it keeps in memory
+    read_only,         ///< may leave SQLite's files behind where no other connection is open
+    at_rest,  ///< read-only, while the caller keeps all writers away: changes nothing at all
   };
 
   /// ENOENT if missing (but for `create`), EINVAL if it is not a SQLite file, EUCLEAN if damaged.
@@ -83,8 +85,11 @@ class Database {
 
   /// Writes a consistent copy of the database to `path`, which must not exist or be empty.
   void copy_to(const std::string& path);
+  /// A copy that is in memory alone.
+  [[nodiscard]] Database copy_in_memory();
 
  private:
+  Database() : path_(":memory:") {}
   struct Close {
     void operator()(sqlite3* database) const noexcept;
   };

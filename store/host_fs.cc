@@ -115,6 +115,10 @@ bool is_network_type(std::string_view type) {
   return std::find(kTypes.begin(), kTypes.end(), type) != kTypes.end();
 }
 
+bool is_copy_on_write_type(std::string_view type) {
+  return type == "btrfs" || type == "bcachefs" || type == "zfs";
+}
+
 Space space_at(const std::string& path) {
   struct statvfs space {};
   if (::statvfs(path.c_str(), &space) != 0) throw Error(errno, path);

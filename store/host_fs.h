@@ -22,6 +22,11 @@ HostFileSystem host_file_system(const std::string& path);
 /// write-ahead log cannot be trusted (I9).
 bool is_network_type(std::string_view type);
 
+/// Whether file systems of this type write to another place what is written over, so that it takes
+/// space. Where there is none, a page of a file that is mapped into memory cannot be changed any
+/// more, and who tries is ended with SIGBUS.
+bool is_copy_on_write_type(std::string_view type);
+
 struct Space {
   uint64_t total;      ///< bytes
   uint64_t free;       ///< bytes that root can use

@@ -105,23 +105,27 @@ Store::Store(Options options) : options_(std::move(options)) {
     throw Error(errno, "store " + directory);
   }
   bool was_made = false;
+  // What a stranger's directory holds is not touched.
+  const bool has_lock = there && is_there(directory + "/lock");
   if (there) {
     reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
-    with_room([&] { was_made = Catalog::exists(catalog_path(directory)); });
+    if (is_there(catalog_path(directory))) {
+      require_sound_header(catalog_path(directory));
+      lock();
+      with_room([&] { was_made = Catalog::exists(catalog_path(directory)); });
+    }
   }
   if (!was_made) {
     if (there) require_no_layers(directory);
     if (!options_.create) {
       throw Error::with_message(ENOENT, "store " + directory + ": holds no catalog.db");
     }
-    if (there && !fs::is_empty(directory) && !is_there(directory + "/lock")) {
+    if (there && !fs::is_empty(directory) && !has_lock) {
       throw Error::with_message(ENOTEMPTY, "store " + directory +
                                                ": is neither empty nor a store; name another "
                                                "directory with --store");
     }
     make(*options_.schema);
-  } else {
-    lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
   }
 
   if (!there) reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
@@ -165,6 +169,12 @@ Store::~Store() {
   if (reserve_ != nullptr) reserve_->renew();
 }
 
+void Store::lock() {
+  if (lock_) return;
+  lock_.emplace(options_.directory,
+                Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
+}
+
 void Store::with_room(const std::function<void()>& open) {
   try {
     open();
@@ -173,15 +183,22 @@ void Store::with_room(const std::function<void()>& open) {
     const bool vague = error.code() == EIO || error.code() == ENOENT;
     const bool full = is_no_space(error.code()) ||
                       (vague && space_at(options_.directory).available < kLeastSpace);
-    if (!full || !reserve_->give_up()) throw;
-    open();
+    if (!full) throw;
+    if (reserve_->give_up()) {
+      open();
+    } else {
+      throw Error::with_message(ENOSPC, "store " + options_.directory +
+                                            ": the disk is full, and there is no room to open the "
+                                            "catalog: make some (" +
+                                            error.what() + ")");
+    }
   }
 }
 
 void Store::open_catalog() {
   with_room([this] {
     catalog_ = std::make_unique<Catalog>(catalog_path(options_.directory),
-                                         Database::Mode::read_write, *options_.schema);
+                                         writing_mode(options_.directory), *options_.schema);
   });
   catalog_->when_full([this] {
     if (!reserve_->give_up()) return false;
@@ -224,7 +241,7 @@ void Store::make(const Schema& schema) {
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error(errno, "make store " + directory);
   }
-  lock_.emplace(directory, Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
+  lock();
   if (Catalog::exists(catalog_path(directory))) return;  // somebody else has made it meanwhile
   made_here_ = true;
   // A power cut must leave what the next opening takes for empty, half made or whole (I6). The lock
@@ -466,6 +483,10 @@ void Store::announce_ending() {
 StoreSummary summarize_store(const std::string& directory) {
   if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
   const StoreLook look(directory);
+  if (look.holder() && writing_mode(directory) == Database::Mode::read_write_alone) {
+    return {
+        .facts = {}, .base_written_ns = {}, .images = {}, .failures = {}, .holder = look.holder()};
+  }
   Catalog catalog(catalog_path(directory),
                   look.holder() ? Database::Mode::read_only : Database::Mode::at_rest);
   std::map<uint64_t, std::string> failures;

@@ -145,6 +145,7 @@ class Store {
     std::unordered_map<std::string, uint64_t> by_name;
   };
 
+  void lock();
   void make(const Schema& schema);
   /// Opens what SQLite makes files for: on a full disk the reserve has room for them.
   void with_room(const std::function<void()>& open);
@@ -186,7 +187,9 @@ class Store {
   std::unique_ptr<Committer> committer_;
 };
 
-/// What can be said of a store without opening it for writing. Nothing is changed by looking.
+/// What can be said of a store without opening it for writing. Nothing is changed by looking. Of
+/// one whose holder has its catalog to himself (writing_mode) only who that is; facts are empty
+/// then.
 struct StoreSummary {
   StoreFacts facts;
   std::optional<int64_t> base_written_ns;  ///< see Store

@@ -1,8 +1,8 @@
 // A check of a store that is in use
 //
-// The catalog is read through a connection of its own, in one read transaction: each commit leaves
-// it right, so what is seen is what a crash would leave. Then come the files, while no name changes
-// (an image's CoW file is removed under the same lock as its rows), and the images one by one; see
+// The catalog is read as it is at one moment (Catalog::snapshot): each commit leaves it right, so
+// what is seen is what a crash would leave. Then come the files, while no name changes (an image's
+// CoW file is removed under the same lock as its rows), and the images one by one; see
 // image_check.cc. Guests go on all the while.
 //
 // Only leaks are repaired: what the server has in memory is not mended behind its back.
@@ -67,24 +67,21 @@ std::optional<std::set<uint64_t>> Store::check_rows_in_use(CheckReport& report) 
                           "before anything else"});
     return std::nullopt;
   }
-  std::optional<Database> writer;
+  bool saved = false;
   const auto repair = [&](const std::string& sql) {
     if (!report.options().repair) return false;
-    if (!writer) {
-      Database reader(path, Database::Mode::read_only);
-      options_.log->info("check: the catalog as it was is saved as {}",
-                         save_before_repair(reader, path));
-      writer.emplace(path, Database::Mode::read_write);
+    if (!saved) {
+      options_.log->info(
+          "check: the catalog as it was is saved as {}",
+          save_before_repair([this](const std::string& copy) { catalog_->copy_to(copy); }, path));
+      saved = true;
     }
-    Transaction transaction(*writer);
-    writer->execute(sql);
-    transaction.commit();
+    catalog_->execute(sql);
     return true;
   };
-  Database reader(path, Database::Mode::read_only);
-  reader.execute("BEGIN");
-  if (!check_database(reader, report)) return std::nullopt;
-  const std::optional<CheckedCatalog> rows = check_rows(reader, true, repair, report);
+  const std::unique_ptr<Database> reader = catalog_->snapshot();
+  if (!check_database(*reader, report)) return std::nullopt;
+  const std::optional<CheckedCatalog> rows = check_rows(*reader, true, repair, report);
   if (!rows) return std::nullopt;
   std::set<uint64_t> known;
   for (const auto& [id, layer] : rows->layers) known.insert(id);

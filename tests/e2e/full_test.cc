@@ -463,6 +463,53 @@ INSTANTIATE_TEST_SUITE_P(Kinds, FullNotInPlace,
                            return kind.param.name;
                          });
 
+// Where a change of any page takes space, also one that is mapped into memory.
+class FullCopyOnWrite : public FullDisk {
+ protected:
+  void SetUp() override { SetUpHost("btrfs"); }
+};
+
+TEST_F(FullCopyOnWrite, TheServerLivesOnAndOpensImages) {
+  constexpr int kImages = 24;
+  auto mount = MountOnHost("full=wait");
+  const auto image = [&](int i) { return *mount / ("dom" + std::to_string(i)); };
+  const auto own = [](int i) { return RandomBytes(64 * kKiB, static_cast<uint32_t>(i)); };
+  for (int i = 0; i < kImages; ++i) WriteFile(image(i), own(i));
+  mount->Remount();
+  const File root(host_->path(), O_RDONLY | O_DIRECTORY);
+  for (int i = 0; i < kImages; ++i) {
+    // A commit each time, as long as there is room for one.
+    std::error_code full;
+    std::filesystem::permissions(image(i), std::filesystem::perms::owner_all, full);
+    ASSERT_NO_FATAL_FAILURE(Fill());
+    ::syncfs(root.fd());
+    ASSERT_TRUE(Holds(image(i), own(i)));
+    const Result made = Cowfs({"create", *mount / ("new" + std::to_string(i))});
+    EXPECT_TRUE(made.status == 0 || Mentions(made.err, "No space left")) << made.err;
+    ASSERT_TRUE(ProcessExists(mount->server()));
+  }
+  MakeRoom();
+}
+
+TEST_F(FullCopyOnWrite, AMountedStoreIsSpokenForByItsServer) {
+  auto mount = MountOnHost("full=wait");
+  Touch(*mount / "dom1");
+  const Path store = host_->path() / "store";
+  EXPECT_EQ(Cowfs({"check", MountPoint()}).out, "clean; 1 image\n");
+  for (const Arguments& line : {Arguments{"ls", "--store", store}, Arguments{"info", store}}) {
+    const Result result = Cowfs(line);
+    EXPECT_EQ(result.status, 1) << result.out;
+    EXPECT_TRUE(Mentions(result.err, "is mounted on " + MountPoint().string()));
+  }
+  std::filesystem::create_directory(Scratch() / "second");
+  const Result second = Cowfs({"mount", Base(), Scratch() / "second", "--store", store});
+  EXPECT_EQ(second.status, 1);
+  EXPECT_TRUE(Mentions(second.err, "in use by process"));
+  mount->Unmount();
+  EXPECT_EQ(Cowfs({"check", store}).out, "clean; 1 image\n");
+  EXPECT_EQ(CowfsJson({"info", store})["images"], 1);
+}
+
 using Limit = Full;
 
 TEST_P(Limit, StopsThatImageAloneUntilItIsRaised) {

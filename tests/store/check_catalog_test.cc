@@ -161,6 +161,18 @@ TEST_F(CheckCatalogTest, ValuesThatCannotBeAreDamage) {
   }
 }
 
+TEST_F(CheckCatalogTest, ACatalogWithoutConditionsOnWhatIsFixedIsValid) {
+  sql(kStoreWithoutConditions);
+  const auto contents = all_contents();
+  EXPECT_TRUE(check_as(false).findings.empty());
+  sql("UPDATE store SET chunk_size = 5000");
+  expect(Severity::damage, "catalog_rows", "chunks of 5000");
+  EXPECT_EQ(error_of([&] { open(); }).code(), EUCLEAN);
+  sql("UPDATE store SET chunk_size = 4096, policy = 'magic'");
+  expect(Severity::damage, "catalog_rows", "'magic'");
+  expect_no_repair();
+}
+
 TEST_F(CheckCatalogTest, ModeBitsThatAreNoPermissionsAreTakenAway) {
   const auto contents = all_contents();
   sql("UPDATE image SET mode = 2468 WHERE name = 'dom1'");

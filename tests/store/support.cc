@@ -159,6 +159,12 @@ std::string map_on_disk(const std::string& catalog_path, uint64_t layer, uint64_
   return text;
 }
 
+const char* const kStoreWithoutConditions =
+    "CREATE TABLE plain (id INTEGER PRIMARY KEY CHECK (id = 1), uuid TEXT NOT NULL, chunk_size "
+    "INTEGER NOT NULL, policy TEXT NOT NULL, created_ns INTEGER NOT NULL); INSERT INTO plain "
+    "SELECT "
+    "* FROM store; DROP TABLE store; ALTER TABLE plain RENAME TO store; ";
+
 void run_sql(const std::string& catalog_path, const std::string& sql) {
   Database(catalog_path, Database::Mode::read_write).execute(sql);
 }

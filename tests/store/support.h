@@ -122,6 +122,9 @@ class StoreFixture : public ::testing::Test {
   std::unique_ptr<Store> store_;
 };
 
+/// SQL that makes the table `store` as catalogs had it before it asked for what is fixed.
+extern const char* const kStoreWithoutConditions;
+
 /// All of the image, or the part.
 Bytes content(Image& image);
 Bytes content(Image& image, uint64_t offset, size_t length);
