@@ -318,7 +318,9 @@ void Catalog::change(const std::function<void(Change&)>& work) {
       change.commit();
       return;
     } catch (const Error& error) {
-      if (!first || !is_no_space(error.code()) || !make_room_ || !make_room_()) throw;
+      if (!first || !is_no_space(error.code()) || !make_room_) throw;
+      // Once more in any case: another change may have found no space either, and just made room.
+      make_room_();
     }
   }
 }

@@ -116,13 +116,13 @@ class Catalog {
   void load_pages(uint64_t layer, uint64_t first, uint64_t count,
                   const std::function<void(uint64_t page, const MapBits& bits)>& receive);
 
-  /// Called when a commit finds no space, from the committing thread: makes room, and says whether
-  /// there was any to make. Set before there are others.
-  void when_full(std::function<bool()> make_room) { make_room_ = std::move(make_room); }
+  /// Called when a commit finds no space, from the committing thread: makes room. Set before there
+  /// are others.
+  void when_full(std::function<void()> make_room) { make_room_ = std::move(make_room); }
 
   class Change;
-  /// Runs `work` on a Change and commits it; durable when it returns. If there is no space for it
-  /// and when_full makes some, all is done once more.
+  /// Runs `work` on a Change and commits it; durable when it returns. If there is no space for it,
+  /// all is done once more after when_full.
   void change(const std::function<void(Change&)>& work);
 
   /// One transaction: holds the catalog's lock, is rolled back unless committed.
@@ -168,7 +168,7 @@ class Catalog {
   struct stat opened_ {};  // the file
   bool upgraded_ = false;
   std::function<void()> log_is_long_;
-  std::function<bool()> make_room_;
+  std::function<void()> make_room_;
   // Of the flush path, prepared once.
   std::optional<Statement> put_page_;
   std::optional<Statement> remove_page_;

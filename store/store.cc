@@ -201,12 +201,11 @@ void Store::open_catalog() {
                                          writing_mode(options_.directory), *options_.schema);
   });
   catalog_->when_full([this] {
-    if (!reserve_->give_up()) return false;
+    if (!reserve_->give_up()) return;
     options_.log->error(
         "store {}: the disk is full: the reserve of the catalog was given up, so that flushes go "
         "on for now; make room",
         options_.directory);
-    return true;
   });
   reserve_->renew();
 }

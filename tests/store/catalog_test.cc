@@ -272,6 +272,25 @@ TEST_F(CatalogTest, ThrowingReceiverLeavesNoReadUnderWay) {
   EXPECT_EQ(pages(catalog, 1).size(), 10U);
 }
 
+// The room may have been made for another change that found none either.
+TEST_F(CatalogTest, AChangeThatFindsNoSpaceIsTriedAgainWhoeverMadeRoom) {
+  Catalog catalog = open();
+  int asked = 0;
+  catalog.when_full([&] { ++asked; });
+  int tries = 0;
+  const auto full = [&](int times) {
+    tries = 0;
+    return [&tries, times](Catalog::Change&) {
+      if (++tries <= times) throw Error(ENOSPC, "commit");
+    };
+  };
+  catalog.change(full(1));
+  EXPECT_EQ(tries, 2);
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(error_of([&] { catalog.change(full(2)); }).code(), ENOSPC);
+  EXPECT_EQ(asked, 2);
+}
+
 struct Hostile {
   const char* name;
   const char* sql;
