@@ -163,11 +163,28 @@ void unmount_or_name_users(const MountEntry& mount, pid_t server, bool ended_wri
   }
 }
 
-/// A store that was deleted beneath its mount still serves what is open.
-void add_missing_store(const std::string& store, std::vector<std::string>& failures) {
+/// What was deleted beneath its mount is still served where it is open.
+void add_missing(const MountEntry& mount, const std::string& store,
+                 std::vector<std::string>& failures) {
   std::error_code error;
-  if (std::filesystem::exists(store + "/catalog.db", error) || error) return;
-  failures.push_back("store " + store + ": it was deleted or moved away");
+  if (!std::filesystem::exists(store + "/catalog.db", error) && !error) {
+    failures.push_back("store " + store + ": it was deleted or moved away");
+    return;
+  }
+  nlohmann::json missing;
+  try {
+    missing = ask_server(mount.point, {{"ask", "missing"}});
+  } catch (const Error& old) {
+    if (old.code() != EINVAL) throw;
+    return;  // an older server
+  }
+  const uint64_t count = missing.at("count");
+  if (count == 0) return;
+  failures.push_back(fmt::format(
+      "{}{}: deleted or replaced beneath the mount; what is open can still be read: copy the "
+      "images out first",
+      missing.at("first").get<std::string>(),
+      count > 1 ? fmt::format(" and {} more", count - 1) : ""));
 }
 
 void clean_up_dead(const MountEntry& mount) {
@@ -229,7 +246,7 @@ int run_umount(const Arguments& arguments) {
       require_none_waits(mount, facts);
     }
     failures = flush_images(mount);
-    add_missing_store(facts.at("store").get<std::string>(), failures);
+    add_missing(mount, facts.at("store").get<std::string>(), failures);
     if (!failures.empty() && !force) {
       throw Error::with_message(EIO, mount.point + ": not unmounted, since not all is durable: " +
                                          join_failures(failures) +

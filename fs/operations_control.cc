@@ -74,6 +74,10 @@ nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
     return answer_on_image(request, *fs.image(image->get<std::string>().c_str()), ask, question);
   }
   if (ask == "info") return fs.describe_mount();
+  if (ask == "missing") {
+    const std::vector<std::string> paths = fs.store().missing();
+    return {{"count", paths.size()}, {"first", paths.empty() ? "" : paths.front()}};
+  }
   if (ask == "end_waiting") {
     require_administrator(request);
     fs.end_waiting();

@@ -129,6 +129,7 @@ Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& sch
     require_schema(database_, schema);
   }
   check_rows();
+  if (for_writing) require_values(database_);
   load_pages_ = database_.prepare(
       "SELECT page, bits FROM map_page WHERE layer = ? AND page >= ? AND page < ?");
   if (!for_writing) return;
@@ -166,6 +167,12 @@ void Catalog::execute(const std::string& sql) {
 }
 
 void Catalog::checkpoint() {
+  // Else a connection by its path would put this log into another database.
+  if (!is_in_place()) {
+    throw damaged(path(),
+                  "it is missing, or another file is in its place: what is written is lost "
+                  "once the store is closed; copy the images out before that");
+  }
   if (alone_) {
     const std::lock_guard lock(mutex_);
     database_.checkpoint();
@@ -275,9 +282,25 @@ uint64_t Catalog::last_layer() {
   const std::lock_guard lock(mutex_);
   // As SQLite takes it for the next number: its record of it counts no less than the rows.
   Statement select = database_.prepare(
-      "SELECT max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'layer'), "
+      "SELECT max((SELECT coalesce(max(CAST(seq AS INTEGER)), 0) FROM sqlite_sequence WHERE name = "
+      "'layer'), "
       "(SELECT coalesce(max(id), 0) FROM layer))");
   return select.step() ? from_sql(std::max<int64_t>(select.integer(0), 0)) : 0;
+}
+
+std::vector<uint64_t> Catalog::layers_without_file() {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare(
+      "SELECT layer, bits FROM map_page WHERE layer IN (SELECT id FROM layer WHERE has_file = 0)");
+  std::vector<uint64_t> layers;
+  while (select.step()) {
+    const std::span<const std::byte> blob = select.blob(1);
+    MapBits bits{};
+    if (blob.size() == sizeof(bits)) std::memcpy(bits.data(), blob.data(), sizeof(bits));
+    const uint64_t layer = from_sql(select.integer(0));
+    if (last_present(bits) && (layers.empty() || layers.back() != layer)) layers.push_back(layer);
+  }
+  return layers;
 }
 
 std::optional<uint64_t> Catalog::last_page(uint64_t layer) {

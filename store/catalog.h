@@ -91,7 +91,7 @@ class Catalog {
   /// Runs SQL in one transaction, for a repair.
   void execute(const std::string& sql);
   /// Moves what it can of the write-ahead log into the file, and syncs it. Commits go on meanwhile,
-  /// but for one that is opened alone.
+  /// but for one that is opened alone. EUCLEAN if the file is not in its place any more.
   void checkpoint();
 
   /// Whether its path still leads to the file that was opened.
@@ -110,6 +110,8 @@ class Catalog {
   [[nodiscard]] std::vector<LayerRow> layers();
   /// The highest number that a layer ever had, 0 if there was none.
   [[nodiscard]] uint64_t last_layer();
+  /// Layers whose map says that they have data, though they have no CoW file that counts.
+  [[nodiscard]] std::vector<uint64_t> layers_without_file();
   /// The highest map page that the layer has; none if it has none.
   [[nodiscard]] std::optional<uint64_t> last_page(uint64_t layer);
   /// Calls `receive` for each page of the layer in [first, first + count).

@@ -104,7 +104,9 @@ class StoreCheck {
     try {
       catalog = check_catalog();
     } catch (const Error& error) {
-      if (repairing_ || !is_damage(error)) throw;
+      if (repairing_ || !is_damage(error)) {
+        throw Error::with_message(error.code(), in_store(error.what()));
+      }
       damage("catalog", in_store(error.what()), kCopyBack);
     }
     if (catalog) {
@@ -262,8 +264,8 @@ void StoreCheck::change_catalog(const std::string& sql) {
     // The copy is being read, and SQLite writes no file from a connection that is.
     Database as_it_was = copy_->copy_in_memory();
     const auto save = [&] {
-      return save_before_repair([&](const std::string& path) { as_it_was.copy_to(path); },
-                                catalog_path(directory_));
+      return save_catalog([&](const std::string& path) { as_it_was.copy_to(path); },
+                          catalog_path(directory_));
     };
     std::string saved;
     try {
@@ -297,7 +299,9 @@ void StoreCheck::check_files(CheckedCatalog& catalog) {
       on_disk.emplace(*id, *status);
     }
   }
-  if (error && error.value() != ENOENT) throw Error(error.value(), "read " + layers);
+  if (error && error.value() != ENOENT && error.value() != ENOTDIR) {
+    throw Error(error.value(), "read " + layers);
+  }
 
   for (auto& [id, layer] : catalog.layers) {
     const auto found = on_disk.find(id);
@@ -323,6 +327,13 @@ void StoreCheck::check_layer_file(CheckedLayer& layer, const struct stat* status
     layer.sound = false;
     report_.add(found(Severity::damage, "missing_file", name + " is no regular file",
                       "put the CoW file back from a copy"));
+  } else if (status != nullptr && status->st_nlink > 1) {
+    // Of two layers with one file, what one does not know is what the other has.
+    layer.sound = false;
+    report_.add(found(Severity::damage, "shared_file",
+                      name + " has another name too (a hard link), which changes with it; nothing "
+                             "more of this image was checked",
+                      "replace it by a copy of itself, or remove the other name"));
   } else if (layer.removed) {
     if (status != nullptr) remove(directory_ + "/" + name);
   } else if (layer.row.has_file && status == nullptr) {
@@ -380,13 +391,13 @@ void StoreCheck::check_names() {
     if (std::find(kKnown.begin(), kKnown.end(), name) != kKnown.end()) continue;
     // Copies of the catalog, and one whose making was cut short.
     if (name.starts_with("catalog.db.v") || name.starts_with("catalog.db.before-repair") ||
-        name.starts_with("catalog.db.new")) {
+        name.starts_with("catalog.db.rescued") || name.starts_with("catalog.db.new")) {
       continue;
     }
     note(name + " is none of cowfs's files; it is left alone");
   }
-  const std::optional<struct stat> layers = status_of(layers_path(directory_));
-  if (!layers || !S_ISDIR(layers->st_mode)) {
+  std::error_code error;
+  if (!fs::is_directory(layers_path(directory_), error)) {
     damage("missing_file", "the directory layers is missing, and all that was written with it",
            "put it back from a copy");
   }

@@ -1,6 +1,7 @@
 #include "store/check_base.h"
 
 #include <cerrno>
+#include <string_view>
 
 #include "store/error.h"
 
@@ -48,7 +49,14 @@ void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) 
   };
   const BaseVerdict verdict = judge_base(base, recorded, false);
   if (verdict.kind == BaseVerdict::Kind::refused) {
-    damage(verdict.reason, "bring the old base back");
+    // "... is another. Bring the old base back, or ...": what is wrong, and what to do.
+    constexpr std::string_view kRemedy = ". Bring ";
+    const size_t at = verdict.reason.find(kRemedy);
+    if (at == std::string::npos) {
+      damage(verdict.reason, "or bring the old base back");
+    } else {
+      damage(verdict.reason.substr(0, at), "bring " + verdict.reason.substr(at + kRemedy.size()));
+    }
   } else if (verdict.kind == BaseVerdict::Kind::unchanged && !base.is_device() &&
              base.fingerprint() != recorded.fingerprint) {
     // Of others the verdict rests on the fingerprint already.

@@ -31,11 +31,12 @@ constexpr const char* kGrowToSee =
 /// As SQLite writes the number.
 std::string sql_number(uint64_t number) { return std::to_string(static_cast<int64_t>(number)); }
 
-/// 8-4-4-4-12 hexadecimal digits, RFC 9562.
+/// 8-4-4-4-12 hexadecimal digits in lower case, RFC 9562.
 bool is_uuid(const std::string& text) {
   constexpr std::string_view kForm = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
   return std::equal(text.begin(), text.end(), kForm.begin(), kForm.end(), [](char c, char form) {
-    return form == 'x' ? std::isxdigit(static_cast<unsigned char>(c)) != 0 : c == form;
+    return form == 'x' ? std::isdigit(static_cast<unsigned char>(c)) != 0 || (c >= 'a' && c <= 'f')
+                       : c == form;
   });
 }
 
@@ -137,6 +138,12 @@ bool RowCheck::check_base_row() {
     add(Severity::damage, "catalog_rows", "", 0, "catalog: its row of table base is missing",
         kCopyBack);
     return false;
+  }
+  Statement others =
+      database_.prepare("SELECT (SELECT count(*) FROM base) + (SELECT count(*) FROM store)");
+  if (others.step() && others.integer(0) != 2) {
+    add(Severity::damage, "catalog_rows", "", 0, "catalog: table store or base has a second row",
+        kCopyBack);
   }
   const auto bytes = [&](int column) {
     const std::span<const std::byte> blob = select.blob(column);
@@ -285,15 +292,21 @@ std::string RowCheck::free_name(const std::string& wanted) {
 /// Numbers are never used again, and this is how SQLite knows where the next one begins. Any higher
 /// one is right as far as can be seen: that no file is newer is looked at later.
 void RowCheck::check_sequence(const std::string& table, uint64_t least) {
-  Statement select =
-      database_.prepare("SELECT count(*), max(seq) FROM sqlite_sequence WHERE name = ?");
+  Statement select = database_.prepare(
+      "SELECT count(*), max(CAST(seq AS INTEGER)), sum(typeof(seq) <> 'integer') FROM "
+      "sqlite_sequence WHERE name = ?");
   select.bind(1, table);
-  const bool good = select.step() && select.integer(0) == (least == 0 ? select.integer(0) : 1) &&
-                    select.integer(1) >= static_cast<int64_t>(least);
+  select.step();
+  // SQLite gives no number behind the last that there is.
+  constexpr int64_t kMost = INT64_MAX / 2;
+  const bool good = (select.integer(0) == 1 || (select.integer(0) == 0 && least == 0)) &&
+                    select.integer(1) >= static_cast<int64_t>(least) &&
+                    select.integer(1) <= kMost && select.integer(2) == 0;
   if (good) return;
   const std::string number = std::to_string(least);
   add(Severity::damage, "catalog_rows", "", 0,
-      "catalog: the record of the last number given in table " + table + " is missing or too low",
+      "catalog: the record of the last number given in table " + table +
+          " is missing, or is no number that it can be",
       "sets it to " + number,
       "DELETE FROM sqlite_sequence WHERE name = '" + table +
           "'; INSERT INTO sqlite_sequence (name, seq) VALUES ('" + table + "', " + number + ")");

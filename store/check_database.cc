@@ -120,7 +120,7 @@ bool check_types(Database& database, Database& expected, CheckReport& report) {
                 .kind = "catalog_rows",
                 .image = "",
                 .what = fmt::format(
-                    "catalog: {} of table {} something else than {} in column {}",
+                    "catalog: of table {}, {} something else than {} in column {}",
                     plural(static_cast<uint64_t>(count.integer(0)), "row holds", "rows hold"),
                     table, select.text(2), column),
                 .remedy = kCopyBack});
@@ -138,9 +138,9 @@ bool check_database(Database& database, CheckReport& report) {
          check_types(database, expected, report);
 }
 
-std::string save_before_repair(const std::function<void(const std::string& path)>& copy_to,
-                               const std::string& catalog_path) {
-  const std::string first = catalog_path + ".before-repair";
+std::string save_catalog(const std::function<void(const std::string& path)>& copy_to,
+                         const std::string& catalog_path, const std::string& suffix) {
+  const std::string first = catalog_path + suffix;
   std::string path = first;
   for (int number = 2; std::filesystem::exists(std::filesystem::symlink_status(path)); ++number) {
     path = first + "." + std::to_string(number);

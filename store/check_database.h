@@ -12,9 +12,10 @@ namespace cowfs {
 /// and the types of all values. False, with findings, if what is in it cannot be trusted.
 bool check_database(Database& database, CheckReport& report);
 
-/// Has a copy of the catalog written beside it, durably, before a repair: catalog.db.before-repair,
-/// with a number behind it if there is one already. `copy_to` gets its path, which is returned.
-std::string save_before_repair(const std::function<void(const std::string& path)>& copy_to,
-                               const std::string& catalog_path);
+/// Has a copy of the catalog written beside it, durably: `suffix` is added to its name, and a
+/// number behind it if there is one already. `copy_to` gets its path, which is returned.
+std::string save_catalog(const std::function<void(const std::string& path)>& copy_to,
+                         const std::string& catalog_path,
+                         const std::string& suffix = ".before-repair");
 
 }  // namespace cowfs

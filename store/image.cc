@@ -83,8 +83,8 @@ void Image::activate_and_count() {
     damaged_ = damage.has_value();
     if (damage) {
       context_.log.error(
-          "{}: damaged: {}: what it lacks cannot be read, and the image not be written to; "
-          "put the file back from a copy",
+          "{}: damaged: {}: the image takes no writes, and what is missing cannot be read; "
+          "`cowfs check` tells more",
           title(), *damage);
     }
     usage->active = true;

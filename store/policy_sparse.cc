@@ -92,7 +92,11 @@ class SparseLayer final : public Layer {
   // in a large map: if a file was cut off, the first pages behind its end tell mostly, or the last.
   std::optional<std::string> damage() override {
     if (!has_file_) return std::nullopt;
-    const uint64_t size = file_.load()->size();
+    const File& file = *file_.load();
+    if (file.status().st_nlink > 1) {
+      return cow_path() + ": has another name too (a hard link), which would change with it";
+    }
+    const uint64_t size = file.size();
     uint64_t needed = 0;
     const auto look = [&](uint64_t page, const MapBits& bits) {
       const std::optional<uint64_t> last = last_present(bits);

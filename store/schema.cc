@@ -1,6 +1,7 @@
 #include "store/schema.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -99,7 +100,11 @@ void require_sound_header(const std::string& path) {
   constexpr size_t kPages = 28;
   constexpr size_t kSchemaCookie = 40;
   constexpr size_t kApplication = 68;
-  const File file(path, O_RDONLY | O_NOFOLLOW);
+  // A pipe would be waited for.
+  const File file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+  if (!S_ISREG(file.status().st_mode)) {
+    throw Error::with_message(EINVAL, path + ": is no regular file");
+  }
   std::array<std::byte, 100> header{};
   const size_t size = file.read(header, 0);
   if (size == 0) return;
@@ -166,6 +171,43 @@ void require_fixed(Database& database) {
                                          printable(check.text(0)) + ")");
 }
 
+void require_values(Database& database) {
+  struct Rule {
+    const char* table;
+    const char* broken;  // a condition
+  };
+  // What can be said of sizes, names and numbers in words of their own is said where they are read.
+  constexpr std::array kRules{
+      Rule{"store",
+           "typeof(uuid) <> 'text' OR typeof(chunk_size) <> 'integer' OR typeof(policy) <> "
+           "'text' OR typeof(created_ns) <> 'integer'"},
+      Rule{"base",
+           "id <> 1 OR typeof(path) <> 'text' OR typeof(device) <> 'integer' OR "
+           "typeof(inode) <> 'integer' OR typeof(size) <> 'integer' OR typeof(mtime_ns) <> "
+           "'integer' OR typeof(ctime_ns) <> 'integer' OR typeof(fingerprint) <> 'blob' OR "
+           "length(fingerprint) <> 16 OR typeof(checksum) NOT IN ('blob', 'null') OR "
+           "length(checksum) <> 16 OR typeof(written_ns) NOT IN ('integer', 'null')"},
+      Rule{"layer",
+           "id < 1 OR typeof(parent_limit) <> 'integer' OR has_file NOT IN (0, 1) OR "
+           "typeof(has_file) <> 'integer' OR typeof(failure) NOT IN ('text', 'null')"},
+      Rule{"image",
+           "typeof(name) NOT IN ('text', 'null') OR typeof(layer) <> 'integer' OR "
+           "typeof(size) <> 'integer' OR typeof(mode) <> 'integer' OR typeof(uid) <> "
+           "'integer' OR uid NOT BETWEEN 0 AND 4294967295 OR typeof(gid) <> 'integer' OR "
+           "gid NOT BETWEEN 0 AND 4294967295 OR typeof(atime_ns) <> 'integer' OR "
+           "typeof(mtime_ns) <> 'integer' OR typeof(ctime_ns) <> 'integer' OR "
+           "typeof(btime_ns) <> 'integer' OR typeof(space_limit) NOT IN ('integer', "
+           "'null') OR space_limit < 0"}};
+  for (const Rule& rule : kRules) {
+    Statement select = database.prepare(std::string("SELECT id FROM ") + rule.table + " WHERE " +
+                                        rule.broken + " LIMIT 1");
+    if (!select.step()) continue;
+    throw Error::with_message(EUCLEAN, database.path() + ": damaged: row " +
+                                           std::to_string(select.integer(0)) + " of table " +
+                                           rule.table + " holds a value that cannot be");
+  }
+}
+
 bool upgrade_schema(Database& database, const Schema& schema) {
   require_catalog(database);
   const int64_t version = database.pragma("user_version");
@@ -203,11 +245,17 @@ void require_schema(Database& database, const Schema& schema) {
   require_catalog(database);
   const int64_t version = database.pragma("user_version");
   require_not_newer(version, database, schema);
-  if (version != schema.version) {
-    throw Error::with_message(EPROTONOSUPPORT, database.path() + ": has format version " +
-                                                   std::to_string(version) +
-                                                   "; mount the store once to upgrade it");
+  if (version == schema.version) return;
+  const bool can_be_upgraded =
+      std::any_of(schema.migrations.begin(), schema.migrations.end(),
+                  [version](const Migration& known) { return known.from == version; });
+  if (!can_be_upgraded) {
+    throw Error::with_message(EPROTONOSUPPORT, database.path() + ": format version " +
+                                                   std::to_string(version) + " cannot be upgraded");
   }
+  throw Error::with_message(EPROTONOSUPPORT, database.path() + ": has format version " +
+                                                 std::to_string(version) +
+                                                 "; mount the store once to upgrade it");
 }
 
 }  // namespace cowfs

@@ -53,6 +53,10 @@ void require_catalog(Database& database);
 /// Takes time that does not depend on the catalog's size.
 void require_fixed(Database& database);
 
+/// EUCLEAN if a value of the tables but map_page is of another type than its column, or out of its
+/// range, as far as that can be said of it alone.
+void require_values(Database& database);
+
 /// Makes sure that `database` is a catalog of version `schema.version`. An older one is upgraded
 /// after a copy of it was written beside it, `catalog.db.vN`; returns true then. Throws EINVAL if
 /// it is no catalog, EPROTONOSUPPORT if it is newer than this program or too old to be upgraded;

@@ -10,6 +10,7 @@
 #include <random>
 #include <set>
 
+#include "store/check_database.h"
 #include "store/error.h"
 #include "store/layout.h"
 
@@ -165,6 +166,12 @@ Store::Store(Options options) : options_(std::move(options)) {
 Store::~Store() {
   committer_.reset();
   catalog_.reset();
+  if (log_is_astray_) {
+    std::error_code ignored;
+    for (const char* suffix : {"-wal", "-shm"}) {
+      fs::remove(catalog_path(options_.directory) + suffix, ignored);
+    }
+  }
   // SQLite has removed its log: there may be space again for the next who opens the store.
   if (reserve_ != nullptr) reserve_->renew();
 }
@@ -189,8 +196,7 @@ void Store::with_room(const std::function<void()>& open) {
     } else {
       throw Error::with_message(ENOSPC, "store " + options_.directory +
                                             ": the disk is full, and there is no room to open the "
-                                            "catalog: make some (" +
-                                            error.what() + ")");
+                                            "catalog; make some");
     }
   }
 }
@@ -349,6 +355,12 @@ void Store::load() {
       }
     }
   }
+  for (const uint64_t layer : catalog_->layers_without_file()) {
+    throw Error::with_message(
+        EUCLEAN, catalog_->path() + ": damaged: layer " + std::to_string(layer) +
+                     " has a map that says it has data, and no CoW file that counts; put CoW file "
+                     "and catalog back from one copy");
+  }
   remove_left_overs(layers);
   // Unlinked images that were in use when the server ended are not any more.
   for (const std::shared_ptr<Image>& image : unlinked) {
@@ -433,28 +445,37 @@ bool Store::close() {
     options_.log->error("close: times: {}", error.what());
     good = false;
   }
-  return all_there() && good;
-}
-
-bool Store::all_there() {
-  bool good = true;
-  const auto look = [&](const std::string& path) {
-    std::error_code error;
-    if (fs::exists(path, error) || error) return;
-    options_.log->error("close: {}: is gone, and all that was in it: somebody deleted it", path);
-    good = false;
-  };
-  look(catalog_path(facts_.directory));
   try {
-    for (const LayerRow& layer : catalog_->layers()) {
-      if (!layer.has_file) continue;
-      look(layers_path(facts_.directory) + "/" + std::to_string(layer.id) + ".cow");
+    for (const std::string& path : missing()) {
+      options_.log->error(
+          "close: {}: is gone: somebody deleted or replaced it, and what was in it is lost", path);
+      good = false;
     }
+    if (!catalog_->is_in_place()) rescue_catalog();
   } catch (const Error& error) {
     options_.log->error("close: {}", error.what());
     good = false;
   }
   return good;
+}
+
+void Store::rescue_catalog() {
+  // What lies in its place must not get its log, which SQLite leaves behind then.
+  log_is_astray_ = true;
+  const std::string path = save_catalog(
+      [this](const std::string& copy) { catalog_->copy_to(copy); }, catalog_->path(), ".rescued");
+  options_.log->error("close: the catalog as it was is saved as {}: put it in its place", path);
+}
+
+std::vector<std::string> Store::missing() {
+  std::vector<std::string> paths;
+  if (!catalog_->is_in_place()) paths.push_back(catalog_->path());
+  for (const LayerRow& layer : catalog_->layers()) {
+    if (layer.has_file && !cow_file(facts_.directory, layer.id)) {
+      paths.push_back(layers_path(facts_.directory) + "/" + std::to_string(layer.id) + ".cow");
+    }
+  }
+  return paths;
 }
 
 void Store::clear_failures() {

@@ -136,6 +136,9 @@ class Store {
   void record_base(const CheckOptions& options);
   bool compare_base(const CheckOptions& options);
 
+  /// Paths of what somebody deleted or replaced beneath this object: the catalog, CoW files.
+  [[nodiscard]] std::vector<std::string> missing();
+
   /// Bytes of private space of all images.
   [[nodiscard]] uint64_t own_bytes();
 
@@ -153,9 +156,10 @@ class Store {
   void check_base();
   void load();
   void remove_left_overs(const std::vector<LayerRow>& layers);
+  /// Of a catalog that was deleted or replaced beneath this object.
+  void rescue_catalog();
   std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
   /// Whether the files that hold what is durable are still to be found; logs those that are not.
-  bool all_there();
   void free_unlinked(Image& image);
   bool close_idle();
   void forget(Image& image);
@@ -180,6 +184,7 @@ class Store {
   std::optional<LayerContext> layer_context_;
   const Policy* policy_ = nullptr;
   bool made_here_ = false;
+  bool log_is_astray_ = false;  // beside a catalog that it does not belong to
 
   // One change of names at a time. Before names_ and the catalog, which are not held together.
   std::mutex change_mutex_;

@@ -73,15 +73,25 @@ std::optional<std::set<uint64_t>> Store::check_rows_in_use(CheckReport& report) 
     if (!saved) {
       options_.log->info(
           "check: the catalog as it was is saved as {}",
-          save_before_repair([this](const std::string& copy) { catalog_->copy_to(copy); }, path));
+          save_catalog([this](const std::string& copy) { catalog_->copy_to(copy); }, path));
       saved = true;
     }
     catalog_->execute(sql);
     return true;
   };
-  const std::unique_ptr<Database> reader = catalog_->snapshot();
-  if (!check_database(*reader, report)) return std::nullopt;
-  const std::optional<CheckedCatalog> rows = check_rows(*reader, true, repair, report);
+  std::optional<CheckedCatalog> rows;
+  try {
+    const std::unique_ptr<Database> reader = catalog_->snapshot();
+    if (!check_database(*reader, report)) return std::nullopt;
+    rows = check_rows(*reader, true, repair, report);
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN || saved) throw;
+    report.add({.severity = Severity::damage,
+                .kind = "catalog",
+                .image = "",
+                .what = error.what(),
+                .remedy = "put catalog.db back from a copy"});
+  }
   if (!rows) return std::nullopt;
   std::set<uint64_t> known;
   for (const auto& [id, layer] : rows->layers) known.insert(id);
@@ -160,8 +170,18 @@ void Store::check_images_in_use(CheckReport& report, const Doubt& doubt) {
             report.options().progress(std::min(done, total), total);
           });
     } catch (const Error& error) {
-      if (error.code() != ENOENT) throw;
-      if (!entry.image->unlinked()) missing();  // else it was removed and freed meanwhile
+      if (error.code() == EUCLEAN) {
+        report.add({.severity = Severity::damage,
+                    .kind = "bad_map",
+                    .image = name,
+                    .layer = entry.image->layer_id(),
+                    .what = std::string("it cannot be checked to its end: ") + error.what(),
+                    .remedy = "put catalog.db back from a copy"});
+      } else if (error.code() != ENOENT) {
+        throw;
+      } else if (!entry.image->unlinked()) {
+        missing();  // else it was removed and freed meanwhile
+      }
     }
     findings.finish();
     // There may be more images than descriptors.

@@ -115,7 +115,14 @@ StoreLock::StoreLock(const std::string& directory, const Holder& self)
   while (true) {
     // An older cowfs locks the file alone.
     if (!file_ && directory_.try_lock()) {
-      file_.emplace(lock_path(directory), O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
+      file_.emplace(lock_path(directory), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0600);
+      const struct stat status = file_->status();
+      // It is written to: another name of somebody's file is not.
+      if (!S_ISREG(status.st_mode) || status.st_nlink != 1) {
+        throw Error::with_message(EINVAL, "store " + directory +
+                                              ": its file `lock` is no regular file of its own; "
+                                              "remove it while nobody uses the store");
+      }
     }
     if (file_ && file_->try_lock()) break;
     const Occupant occupant = file_ ? Occupant{read_holder(*file_), true} : occupant_of(directory_);

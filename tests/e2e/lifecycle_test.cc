@@ -249,9 +249,39 @@ TEST_F(Ending, ACowFileThatWasDeletedBeneathItsMountIsTold) {
   Must(Cowfs({"sync", MountPoint()}));
   const std::string cow_file = CowfsJson({"info", *mount / "dom1"})["cow_file"];
   std::filesystem::remove(cow_file);
-  Cowfs({"umount", MountPoint()});
+  const Result refused = Cowfs({"umount", MountPoint()});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, cow_file + ": deleted or replaced beneath the mount"));
+  EXPECT_TRUE(Mentions(refused.err, "copy the images out"));
+  EXPECT_TRUE(IsMountPoint(MountPoint()));
+  EXPECT_EQ(Cowfs({"umount", "--force", MountPoint()}).status, 1);
   EXPECT_TRUE(Mentions(ReadFile(log), cow_file + ": is gone"));
   EXPECT_EQ(ReadFile(log).find(": everything is durable"), Bytes::npos);
+}
+
+TEST_F(Ending, AReplacedCatalogIsToldAndGetsNothingOfTheLog) {
+  MakeBase();
+  const Path log = Scratch() / "log";
+  auto mount = MountBase({"--log-file", log});
+  WriteFile(*mount / "dom1", RandomBytes(kMiB, 1));
+  Must(Cowfs({"sync", MountPoint()}));
+  mount->Remount();
+  const Path catalog = Store() / "catalog.db";
+  const Path copy = Scratch() / "copy.db";
+  std::filesystem::copy_file(catalog, copy);
+  for (int i = 0; i < 50; ++i) Touch(*mount / ("new" + std::to_string(i)));
+  std::filesystem::rename(copy, catalog);
+  for (int i = 50; i < 60; ++i) Touch(*mount / ("new" + std::to_string(i)));
+  const Result refused = Cowfs({"umount", MountPoint()});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, catalog.string() + ": deleted or replaced"));
+  EXPECT_TRUE(Eventually([&] { return Mentions(ReadFile(log), "another file is in its place"); }));
+  EXPECT_EQ(Cowfs({"umount", "--force", MountPoint()}).status, 1);
+  EXPECT_EQ(Cowfs({"check", Store()}).out, "clean; 1 image\n");
+  // Nothing is lost, for who puts the right one in its place.
+  std::filesystem::rename(catalog.string() + ".rescued", catalog);
+  EXPECT_EQ(Cowfs({"check", Store()}).out, "clean; 61 images\n");
+  mount->MountAgain();
 }
 
 TEST_F(Ending, UmountOfABusyMountNamesProcessesAndLoopDevices) {

@@ -218,6 +218,12 @@ TEST_F(CheckCatalogTest, NumbersThatWouldBeGivenAgainAreNot) {
   sql("UPDATE sqlite_sequence SET seq = 0 WHERE name = 'layer'");
   expect(Severity::damage, "catalog_rows", "last number given in table layer");
   expect_repair({}, contents);
+  for (const char* seq : {"'x'", "9223372036854775807"}) {
+    sql(std::string("UPDATE sqlite_sequence SET seq = ") + seq + " WHERE name = 'layer'");
+    expect(Severity::damage, "catalog_rows", "last number given in table layer");
+    EXPECT_EQ(all_contents(), contents) << "a mount does not mind";
+    expect_repair({}, contents);
+  }
   sql("DELETE FROM sqlite_sequence WHERE name = 'image'");
   expect(Severity::damage, "catalog_rows", "last number given in table image");
   EXPECT_EQ(all_contents(), contents) << "a mount does not mind";
@@ -276,11 +282,42 @@ TEST_F(CheckCatalogTest, ATruncatedCatalogIsDamage) {
   expect_no_repair();
 }
 
+// A check finds each, and so does who opens the store: it would write over what is left.
+TEST_F(CheckCatalogTest, WhatCannotBeIsNotOpened) {
+  struct Case {
+    const char* set;
+    const char* reset;
+  };
+  for (const Case& each : {
+           Case{"UPDATE image SET size = 'abc' WHERE id = 2", "UPDATE image SET size = 262144"},
+           Case{"UPDATE image SET size = 4096.5 WHERE id = 2", "UPDATE image SET size = 262144"},
+           Case{"UPDATE image SET uid = -1 WHERE id = 2", "UPDATE image SET uid = 0"},
+           Case{"UPDATE image SET gid = 1 << 32 WHERE id = 2", "UPDATE image SET gid = 0"},
+           Case{"UPDATE image SET space_limit = -5 WHERE id = 2",
+                "UPDATE image SET space_limit = NULL"},
+           Case{"UPDATE image SET mtime_ns = 'now' WHERE id = 2", "UPDATE image SET mtime_ns = 0"},
+           Case{"UPDATE layer SET has_file = 7 WHERE id = 1", "UPDATE layer SET has_file = 1"},
+           Case{"UPDATE layer SET has_file = 0 WHERE id = 1", "UPDATE layer SET has_file = 1"},
+           Case{"UPDATE base SET checksum = x'00'", "UPDATE base SET checksum = NULL"},
+           Case{"PRAGMA ignore_check_constraints = ON; INSERT INTO base SELECT 2, path, device, "
+                "inode, size, mtime_ns, ctime_ns, fingerprint, checksum, written_ns FROM base",
+                "DELETE FROM base WHERE id = 2"},
+       }) {
+    sql(each.set);
+    EXPECT_EQ(check_as(false).result.damage, 1U) << each.set << "\n" << check_as(false).text();
+    EXPECT_EQ(error_of([&] { open(); }).code(), EUCLEAN) << each.set;
+    store_.reset();
+    sql(each.reset);
+  }
+  EXPECT_TRUE(check_as(false).findings.empty()) << check_as(false).text();
+}
+
 TEST_F(CheckCatalogTest, APipeInPlaceOfTheCatalogHangsNothing) {
   fs::remove(catalog_path());
   ASSERT_EQ(::mkfifo(catalog_path().c_str(), 0600), 0);
   const Outcome outcome = check_as(false);
   EXPECT_NE(outcome.text().find("no regular file"), std::string::npos) << outcome.text();
+  EXPECT_EQ(error_of([&] { open(); }).code(), EINVAL);
 }
 
 TEST_F(CheckCatalogTest, AStrangeSchemaIsDamageAndEndsTheCheckThere) {

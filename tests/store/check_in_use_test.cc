@@ -67,6 +67,15 @@ TEST_F(CheckInUseTest, ACowFileThatIsGoneIsDamage) {
   }
 }
 
+TEST_F(CheckInUseTest, AMapThatCannotBeReadIsDamageAndTheRestIsChecked) {
+  open();
+  sql("UPDATE map_page SET bits = x'00' WHERE layer = 1");
+  punch(2, 2 * kChunk, kChunk);
+  const Outcome outcome = check_in_use();
+  EXPECT_NE(outcome.text().find("damage bad_map [dom1]"), std::string::npos) << outcome.text();
+  EXPECT_NE(outcome.text().find("damage lost_data [dom2]"), std::string::npos) << outcome.text();
+}
+
 TEST_F(CheckInUseTest, ACatalogThatIsGoneOrReplacedIsDamage) {
   open();
   const std::string aside = directory_ / "aside";

@@ -145,6 +145,32 @@ TEST_F(CheckTest, ALinkInPlaceOfACowFileIsDamageAndNotFollowed) {
   EXPECT_EQ(read_file(directory_ / "stranger"), filled(4 * kChunk, 7));
 }
 
+// What one of the two does not know is what the other has.
+TEST_F(CheckTest, OfACowFileWithTwoNamesNothingIsGivenBack) {
+  fill(1, 10 * kChunk, kChunk);
+  fs::remove(cow(2));
+  fs::create_hard_link(cow(1), cow(2));
+  const auto before = files();
+  const Outcome outcome = check_as(true);
+  EXPECT_EQ(outcome.result.damage, 2U) << outcome.text();
+  EXPECT_EQ(outcome.result.repaired, 0U);
+  EXPECT_NE(outcome.text().find("damage shared_file [dom2]"), std::string::npos) << outcome.text();
+  EXPECT_EQ(files(), before);
+  // It is readable and takes no writes, so that a copy made by links stays what it is.
+  open();
+  EXPECT_EQ(error_of([&] { write(*use("dom1"), 0, pattern(1, kChunk)); }).code(), EIO);
+  EXPECT_EQ(content(*use("dom1"), 0, kChunk), pattern(2, kChunk));
+}
+
+TEST_F(CheckTest, TheFolderOfTheLayersMayLieElsewhere) {
+  fs::rename(store_path() + "/layers", directory_ / "elsewhere");
+  fs::create_directory_symlink(directory_ / "elsewhere", store_path() + "/layers");
+  EXPECT_TRUE(check_as(false).findings.empty()) << check_as(false).text();
+  fs::remove(store_path() + "/layers");
+  write_file(store_path() + "/layers", {});
+  EXPECT_NE(check_as(false).text().find("the directory layers is missing"), std::string::npos);
+}
+
 TEST_F(CheckTest, ALeftOverCowFileIsRemoved) {
   const auto contents = all_contents();
   sql("UPDATE sqlite_sequence SET seq = 7 WHERE name = 'layer'");

@@ -124,6 +124,14 @@ TEST_F(StoreLockTest, GarbageInTheFileIsNoHolder) {
   EXPECT_EQ(StoreLock::holder(directory_.path())->pid, ::getpid());
 }
 
+TEST_F(StoreLockTest, AnotherNameOfAFileIsNotWrittenTo) {
+  const Bytes own = pattern(1, 100);
+  write_file(directory_ / "stranger", own);
+  ASSERT_EQ(::link((directory_ / "stranger").c_str(), (directory_ / "lock").c_str()), 0);
+  EXPECT_EQ(error_of([&] { const StoreLock lock(directory_.path(), self()); }).code(), EINVAL);
+  EXPECT_EQ(read_file(directory_ / "stranger"), own);
+}
+
 TEST_F(StoreLockTest, LinkInPlaceOfTheFileIsRefused) {
   ASSERT_EQ(::symlink("/tmp/elsewhere", (directory_ / "lock").c_str()), 0);
   EXPECT_EQ(error_of([&] { const StoreLock lock(directory_.path(), self()); }).code(), ELOOP);
