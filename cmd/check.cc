@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
 #include <map>
 #include <thread>
 #include <vector>
@@ -69,6 +70,12 @@ Target find_target(const Line& line) {
   if (mount && is_cowfs(*mount) && !line.store) {
     require_alive(*mount);
     return {mount, ""};
+  }
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_directory(path, error)) {
+    throw Error::with_message(
+        ENOTDIR,
+        path + ": is neither a store nor a mount; an image is checked with all of its mount");
   }
   const std::optional<Holder> holder = StoreLock::holder(path);
   if (holder && !holder->ending && !holder->mount.empty() && mount_at(holder->mount)) {

@@ -251,8 +251,8 @@ std::vector<ImageRow> Catalog::images() {
       throw damaged(path(), "image " + std::to_string(select.integer(0)) + ", its number or size");
     }
     if (row.name && !is_name(*row.name)) {
-      throw damaged(path(), "image " + std::to_string(row.id) + " has the name '" + *row.name +
-                                "', which no image can have");
+      throw damaged(path(), "image " + std::to_string(row.id) + " has the name '" +
+                                printable(*row.name) + "', which no image can have");
     }
     rows.push_back(std::move(row));
   }
