@@ -431,11 +431,11 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
     const std::unique_ptr<Layer> layer = policy.make_layer(context, checked.row);
     layer->activate();
     FlawFindings findings(report_, checked.image, id);
+    const bool doubtful = doubt_.about(id);
     for_each_flaw(
         *layer, check_end(*layer, checked.image_size, chunk),
         [&](const Flaw& flaw) {
-          const bool give_back =
-              flaw.kind == Flaw::Kind::leaked && options_.repair && !doubt_.about(id);
+          const bool give_back = flaw.kind == Flaw::Kind::leaked && options_.repair && !doubtful;
           if (give_back) layer->reclaim(flaw.offset, flaw.length);
           findings.add(flaw, give_back);
         },
