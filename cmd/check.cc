@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <thread>
 #include <vector>
 
@@ -323,8 +324,8 @@ int clear(const Line& line) {
 int run_check(const Arguments& arguments) {
   Line values;
   CommandLine line(kHelp);
-  line.argument("TARGET", values.target, "a store or a mount point; with --clear, an image")
-      ->required(false);
+  line.argument("TARGET", values.target, "a store or a mount point; with --clear, an image",
+                CommandLine::Needed::no);
   line.flag("--repair", values.repair,
             "repair what can be repaired without guessing; leaks only, of a mounted store");
   line.flag("--json", values.json, "print JSON; cowfs-check(8) has the keys");

@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <memory>
 
 namespace cowfs {
 namespace {
@@ -40,45 +40,55 @@ class HelpFormatter : public CLI::Formatter {
 
 }  // namespace
 
-CommandLine::CommandLine(const HelpTexts& texts) {
-  app_.formatter(std::make_shared<HelpFormatter>(texts));
-  app_.get_formatter()->label("Positionals", "Arguments");
-  app_.set_help_flag("-h,--help", "print this and exit");
+CommandLine::CommandLine(const HelpTexts& texts) : app_(std::make_unique<CLI::App>()) {
+  app_->formatter(std::make_shared<HelpFormatter>(texts));
+  app_->get_formatter()->label("Positionals", "Arguments");
+  app_->set_help_flag("-h,--help", "print this and exit");
 }
 
-CLI::Option* CommandLine::argument(const std::string& name, std::string& value,
-                                   const std::string& help) {
-  return app_.add_option(name, value, help)->type_name("")->required();
+CommandLine::~CommandLine() = default;
+
+void CommandLine::argument(const std::string& name, std::string& value, const std::string& help,
+                           Needed needed) {
+  app_->add_option(name, value, help)->type_name("")->required(needed == Needed::yes);
 }
 
-CLI::Option* CommandLine::arguments(const std::string& name, Arguments& values,
-                                    const std::string& help) {
-  return app_.add_option(name, values, help)->type_name("");
+void CommandLine::arguments(const std::string& name, Arguments& values, const std::string& help,
+                            Needed needed) {
+  app_->add_option(name, values, help)->type_name("")->required(needed == Needed::yes);
 }
 
-CLI::Option* CommandLine::option(const std::string& names, std::string& target,
-                                 const std::string& value, const std::string& help) {
-  return app_.add_option(names, target, help)->type_name(value);
+void CommandLine::option(const std::string& names, std::string& target, const std::string& value,
+                         const std::string& help) {
+  app_->add_option(names, target, help)->type_name(value);
 }
 
-CLI::Option* CommandLine::option(const std::string& names, std::optional<std::string>& target,
-                                 const std::string& value, const std::string& help) {
-  return app_
-      .add_option_function<std::string>(
+void CommandLine::option(const std::string& names, std::optional<std::string>& target,
+                         const std::string& value, const std::string& help) {
+  app_->add_option_function<std::string>(
           names, [&target](const std::string& text) { target = text; }, help)
       ->type_name(value);
 }
 
-CLI::Option* CommandLine::flag(const std::string& names, bool& target, const std::string& help) {
-  return app_.add_flag(names, target, help);
+void CommandLine::option(const std::string& names, Arguments& targets, const std::string& value,
+                         const std::string& help) {
+  app_->add_option(names, targets, help)
+      ->type_name(value)
+      ->expected(1)
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
+
+void CommandLine::flag(const std::string& names, bool& target, const std::string& help) {
+  app_->add_flag(names, target, help);
 }
 
 bool CommandLine::parse(const Arguments& arguments) {
   Arguments reversed(arguments.rbegin(), arguments.rend());
   try {
-    app_.parse(reversed);
+    app_->parse(reversed);
   } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app_.help());
+    fmt::print("{}", app_->help());
     return false;
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());

@@ -1,10 +1,14 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "cmd/command.h"
+
+namespace CLI {
+class App;
+}  // namespace CLI
 
 namespace cowfs {
 
@@ -18,29 +22,37 @@ struct HelpTexts {
   int section = 1;  ///< of the manual
 };
 
-/// A command's parser: CLI11's, with --help in the same form for all commands.
+/// A command's parser: CLI11's, with --help in the same form for all commands. (Its header, which
+/// is large, is for command_line.cc alone.)
 class CommandLine {
  public:
   explicit CommandLine(const HelpTexts& texts);
+  CommandLine(const CommandLine&) = delete;
+  CommandLine& operator=(const CommandLine&) = delete;
+  ~CommandLine();
 
-  /// For options and positional arguments that are not of the forms below.
-  CLI::App& app() { return app_; }
+  enum class Needed { yes, no };
 
   /// `name` is what the usage line calls it.
-  CLI::Option* argument(const std::string& name, std::string& value, const std::string& help);
-  CLI::Option* arguments(const std::string& name, Arguments& values, const std::string& help);
+  void argument(const std::string& name, std::string& value, const std::string& help,
+                Needed needed = Needed::yes);
+  void arguments(const std::string& name, Arguments& values, const std::string& help,
+                 Needed needed = Needed::no);
   /// `value` is what the help calls the option's value, "DIR" say.
-  CLI::Option* option(const std::string& names, std::string& target, const std::string& value,
-                      const std::string& help);
-  CLI::Option* option(const std::string& names, std::optional<std::string>& target,
-                      const std::string& value, const std::string& help);
-  CLI::Option* flag(const std::string& names, bool& target, const std::string& help);
+  void option(const std::string& names, std::string& target, const std::string& value,
+              const std::string& help);
+  void option(const std::string& names, std::optional<std::string>& target,
+              const std::string& value, const std::string& help);
+  /// One that may be given again and again.
+  void option(const std::string& names, Arguments& targets, const std::string& value,
+              const std::string& help);
+  void flag(const std::string& names, bool& target, const std::string& help);
 
   /// False if help was asked for; it is printed then. Throws UsageError.
   [[nodiscard]] bool parse(const Arguments& arguments);
 
  private:
-  CLI::App app_;
+  std::unique_ptr<CLI::App> app_;
 };
 
 }  // namespace cowfs

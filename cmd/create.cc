@@ -97,7 +97,7 @@ int run_create(const Arguments& arguments) {
   std::optional<std::string> mode;
   std::optional<std::string> store;
   CommandLine line(kHelp);
-  line.arguments("IMAGE", images, "the new images")->required();
+  line.arguments("IMAGE", images, "the new images", CommandLine::Needed::yes);
   line.option("--size", size, "SIZE",
               "virtual size: bytes, or with K, M, G, T; default: the base's");
   line.option("--owner", owner, "USER[:GROUP]", "owner, by name or number; default: you");

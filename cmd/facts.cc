@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "cmd/sizes.h"
 #include "cmd/table.h"
@@ -147,6 +148,10 @@ nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
                                nlohmann::json question) {
   question["image"] = name;
   return ask_server(mount.point, question);
+}
+
+nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name) {
+  return ask_about_image(mount, name, {{"ask", "info"}});
 }
 
 nlohmann::json mount_facts(const MountEntry& mount) {

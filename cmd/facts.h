@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,7 +48,9 @@ Json to_json(const ImageFacts& facts);
 
 /// What the server of the mount answers about an image; see fs/control.h. Opens no image.
 nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
-                               nlohmann::json question = {{"ask", "info"}});
+                               nlohmann::json question);
+/// Asks for the facts.
+nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name);
 
 /// Of a mount, by its server; see fs/control.h.
 nlohmann::json mount_facts(const MountEntry& mount);

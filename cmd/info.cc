@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"

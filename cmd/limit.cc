@@ -1,4 +1,5 @@
 #include <cerrno>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 

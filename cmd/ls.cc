@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"

@@ -63,12 +63,8 @@ bool parse_line(const Arguments& arguments, Line& values) {
   line.option("--log-file", values.log_file, "FILE", "log to FILE, which SIGHUP reopens");
   line.option("--log-level", values.log_level, "LEVEL",
               "trace, debug, info, warn or error; default: info");
-  line.app()
-      .add_option("-o", values.options, "mount options, separated by commas; see cowfs-mount(8)")
-      ->type_name("OPTIONS")
-      ->expected(1)
-      ->allow_extra_args(false)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  line.option("-o", values.options, "OPTIONS",
+              "mount options, separated by commas; see cowfs-mount(8)");
   return line.parse(arguments);
 }
 

@@ -59,7 +59,7 @@ int run_rm(const Arguments& arguments) {
   std::optional<std::string> store;
   bool force = false;
   CommandLine line(kHelp);
-  line.arguments("IMAGE", images, "the images to remove")->required();
+  line.arguments("IMAGE", images, "the images to remove", CommandLine::Needed::yes);
   line.flag("--force", force,
             "also remove what is in use, and end its writes that wait for space; its users keep it "
             "until they close it");

@@ -1,4 +1,5 @@
 #include <cerrno>
+#include <nlohmann/json.hpp>
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"

@@ -1,5 +1,7 @@
 #include "fs/check_job.h"
 
+#include <spdlog/logger.h>
+
 #include <cerrno>
 #include <utility>
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <nlohmann/json.hpp>
 
 #include "store/error.h"
 #include "store/file.h"
@@ -24,6 +25,8 @@ nlohmann::json ask_server(const std::string& path, const nlohmann::json& questio
   }
   return unpack(message);
 }
+
+nlohmann::json ask_server(const std::string& path) { return ask_server(path, {{"ask", "info"}}); }
 
 void pack(const nlohmann::json& json, ControlMessage& message) {
   // Names may hold bytes that are no UTF-8; JSON cannot.

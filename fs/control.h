@@ -3,7 +3,7 @@
 #include <sys/ioctl.h>
 
 #include <array>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 namespace cowfs {
@@ -43,8 +43,9 @@ constexpr unsigned long kControlRequest = _IOWR('c', 0x0f, ControlMessage);
 
 /// Asks the server of the mount that `path` lies in. Throws Error: ENOTTY if that is no cowfs
 /// mount, ENOTCONN if its server is dead.
-nlohmann::json ask_server(const std::string& path,
-                          const nlohmann::json& question = {{"ask", "info"}});
+nlohmann::json ask_server(const std::string& path, const nlohmann::json& question);
+/// Asks for the facts.
+nlohmann::json ask_server(const std::string& path);
 
 /// Writes `json` into `message`; EMSGSIZE if it does not fit.
 void pack(const nlohmann::json& json, ControlMessage& message);

@@ -1,15 +1,18 @@
 #include "fs/file_system.h"
 
 #include <fcntl.h>
+#include <spdlog/logger.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
 #include <thread>
 
+#include "fs/check_job.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -36,7 +39,9 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
                       .marks = config.watermarks,
                       .command = config.on_watermark},
                      *config.log),
-      check_job_(store, config.log) {}
+      check_job_(std::make_unique<CheckJob>(store, config.log)) {}
+
+FileSystem::~FileSystem() = default;
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.

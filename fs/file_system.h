@@ -1,14 +1,14 @@
 #pragma once
 
-#include <spdlog/logger.h>
+#include <spdlog/fwd.h>
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
-#include "fs/check_job.h"
 #include "fs/control.h"
 #include "fs/deferred.h"
 #include "fs/inodes.h"
@@ -20,10 +20,15 @@
 
 namespace cowfs {
 
+class CheckJob;
+
 /// What the operations of one mount work on: the store and what only a mount knows of. Thread-safe.
 class FileSystem {
  public:
   FileSystem(Store& store, const ServerConfig& config);
+  FileSystem(const FileSystem&) = delete;
+  FileSystem& operator=(const FileSystem&) = delete;
+  ~FileSystem();
 
   [[nodiscard]] Store& store() { return store_; }
   [[nodiscard]] const ServerConfig& config() const { return config_; }
@@ -31,7 +36,7 @@ class FileSystem {
   [[nodiscard]] OpenCounts& open_counts() { return open_counts_; }
   [[nodiscard]] Deferred& deferred() { return deferred_; }
   [[nodiscard]] Parking& parking() { return parking_; }
-  [[nodiscard]] CheckJob& check_job() { return check_job_; }
+  [[nodiscard]] CheckJob& check_job() { return *check_job_; }
   /// Whether what finds no space waits for some.
   [[nodiscard]] bool waits_for_space() {
     return config_.full == FullMode::wait && !parking_.ended();
@@ -87,7 +92,7 @@ class FileSystem {
   Deferred deferred_;  // its threads use what is above
   Parking parking_;    // likewise
   SpaceMonitor space_monitor_;
-  CheckJob check_job_;
+  const std::unique_ptr<CheckJob> check_job_;
 };
 
 /// Nanoseconds since the epoch.

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "fs/check_job.h"
 #include "fs/control.h"
 #include "fs/operations.h"
 #include "fs/operations_common.h"

@@ -1,5 +1,7 @@
 #include "fs/parking.h"
 
+#include <spdlog/logger.h>
+
 #include <chrono>
 #include <utility>
 #include <vector>

@@ -2,6 +2,7 @@
 
 #include <fuse_lowlevel.h>
 #include <poll.h>
+#include <spdlog/logger.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>

@@ -1,6 +1,7 @@
 #include "fs/space_monitor.h"
 
 #include <spawn.h>
+#include <spdlog/logger.h>
 #include <sys/wait.h>
 
 #include <array>

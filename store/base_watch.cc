@@ -1,6 +1,7 @@
 #include "store/base_watch.h"
 
 #include <fcntl.h>
+#include <spdlog/logger.h>
 #include <sys/inotify.h>
 #include <unistd.h>
 

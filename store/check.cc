@@ -19,6 +19,7 @@
 #include "store/check.h"
 
 #include <fcntl.h>
+#include <spdlog/logger.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

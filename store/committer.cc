@@ -1,5 +1,7 @@
 #include "store/committer.h"
 
+#include <spdlog/logger.h>
+
 #include <chrono>
 
 #include "store/db.h"

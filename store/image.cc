@@ -22,6 +22,8 @@
 
 #include "store/image.h"
 
+#include <spdlog/logger.h>
+
 #include <algorithm>
 #include <array>
 #include <cerrno>

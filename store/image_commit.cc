@@ -21,6 +21,8 @@
 //
 // Punching comes after the commit (I12). A chunk that was written again meanwhile is left alone.
 
+#include <spdlog/logger.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <vector>

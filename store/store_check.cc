@@ -7,6 +7,7 @@
 //
 // Only leaks are repaired: what the server has in memory is not mended behind its back.
 
+#include <spdlog/logger.h>
 #include <sys/stat.h>
 
 #include <cerrno>

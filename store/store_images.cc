@@ -1,5 +1,7 @@
 // The images of a store by name and number: create, find, remove, rename.
 
+#include <spdlog/logger.h>
+
 #include <algorithm>
 #include <cerrno>
 

@@ -1,6 +1,7 @@
 #include "tests/crash/run.h"
 
 #include <fcntl.h>
+#include <spdlog/logger.h>
 #include <spdlog/sinks/null_sink.h>
 #include <sys/stat.h>
 

@@ -3,6 +3,7 @@
 #include "fs/control.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "store/error.h"
 #include "tests/fuzz/input.h"

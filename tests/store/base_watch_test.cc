@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <spdlog/logger.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>

@@ -1,6 +1,7 @@
 #include "tests/store/support.h"
 
 #include <fcntl.h>
+#include <spdlog/logger.h>
 #include <spdlog/sinks/null_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <stdlib.h>

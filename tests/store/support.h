@@ -1,7 +1,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <spdlog/logger.h>
+#include <spdlog/fwd.h>
 
 #include <cstddef>
 #include <cstdint>
