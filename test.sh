@@ -87,12 +87,52 @@ finish() {
   ((failed == 0))
 }
 
+# What is done beside the suites, which wait much of the time, with the processor time that they leave: clang-tidy,
+# and the builds for the sanitizers, whose suites come last.
+beside=
+work_beside() {
+  local start=$SECONDS
+  # Where the kernel groups sessions, a process is nice within its own only.
+  [[ ! -w /proc/self/autogroup ]] || echo 19 >/proc/self/autogroup
+  check_tidy >build/tidy.log 2>&1
+  echo "$? $((SECONDS - start))" >build/tidy.result
+  set_up_asan && build_suites build-asan store fs fuzz
+  set_up_tsan && build_suites build-tsan store fs
+}
+start_beside() {
+  rm -f build/tidy.result
+  export -f work_beside check_tidy build_suites set_up set_up_asan set_up_tsan
+  # A session of its own, to be ended as a whole.
+  setsid nice -n 19 bash -c work_beside </dev/null >/dev/null 2>&1 &
+  beside=$!
+}
+end_beside() {
+  [[ -z $beside ]] || kill -- -"$beside" 2>/dev/null
+  beside=
+}
+# Waits for clang-tidy, which by itself may have the machine now, and counts it as `check` does.
+finish_tidy() {
+  local status seconds
+  title tidy
+  while [[ ! -f build/tidy.result ]] && kill -0 "$beside" 2>/dev/null; do sleep 1; done
+  cat build/tidy.log
+  read -r status seconds <build/tidy.result || status=1 seconds=0
+  if ((status == 0)); then
+    results+=("$(printf '  %-12s ok %51d s, beside others' tidy "$seconds")")
+  else
+    record tidy 0 1 0 "$seconds"
+    failures+=(tidy)
+  fi
+}
+
 interrupted() {
+  end_beside
   failures+=("interrupted")
   ((failed += 1))
   finish
   exit "$1"
 }
+trap end_beside EXIT
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 
@@ -106,11 +146,25 @@ set_up() {
 }
 
 build_normal() { set_up build && ninja -C build; }
+# Warnings are the normal build's business: the sanitizers' code makes g++ see some that are not there.
+set_up_asan() { set_up build-asan -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false; }
+set_up_tsan() { set_up build-tsan -Doptimization=1 -Db_sanitize=thread -Dwerror=false; }
 
 suites_of() {
   meson introspect --tests "$1" | python3 -c '
 import json, sys
 print(*sorted({suite.split(":")[-1] for test in json.load(sys.stdin) for suite in test["suite"]}), sep="\n")'
+}
+
+# build_suites DIR SUITE...: the test programs of these suites.
+build_suites() {
+  local dir=$1
+  meson introspect --tests "$dir" | python3 -c '
+import json, os, sys
+root, suites = os.path.abspath(sys.argv[1]), set(sys.argv[2:])
+for test in json.load(sys.stdin):
+    if suites & {suite.split(":")[-1] for suite in test["suite"]}:
+        print(os.path.relpath(test["cmd"][0], root))' "$@" | xargs -r ninja -C "$dir"
 }
 
 # wants NAME...: whether one of these suites is to run; all are, where none was named.
@@ -175,20 +229,24 @@ check build build_normal && built=true || built=false
 if ((${#wanted[@]} == 0)); then
   check format check_format
   check man-lint check_man
-  if $built && ! $quick; then check tidy check_tidy; fi
+  if $built && ! $quick; then start_beside; fi
 fi
 if $built; then
   for suite in $(suites_of build); do run_suite "$suite" build "$suite"; done
 fi
-# Warnings are the normal build's business: the sanitizers' code makes g++ see some that are not there.
+if [[ -n $beside ]]; then
+  finish_tidy
+  wait "$beside"
+  beside=
+fi
 if $built && ! $quick && wants store-asan fs-asan fuzz-asan; then
   export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  check build-asan set_up build-asan -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false &&
+  check build-asan set_up_asan &&
     for suite in store fs fuzz; do run_suite "$suite-asan" build-asan "$suite"; done
 fi
 if $built && ! $quick && wants store-tsan fs-tsan; then
   export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-  check build-tsan set_up build-tsan -Doptimization=1 -Db_sanitize=thread -Dwerror=false &&
+  check build-tsan set_up_tsan &&
     for suite in store fs; do run_suite "$suite-tsan" build-tsan "$suite" fixed_addresses; done
 fi
 finish
