@@ -87,34 +87,33 @@ finish() {
   ((failed == 0))
 }
 
-# What is done beside the suites, which wait much of the time, with the processor time that they leave: clang-tidy,
-# and the builds for the sanitizers, whose suites come last.
-beside=
-work_beside() {
+# clang-tidy takes as long as all suites, which wait much of the time: it runs beside them, one file at a time, with the
+# processor time that they leave.
+tidy=
+tidy_beside() {
   local start=$SECONDS
   # Where the kernel groups sessions, a process is nice within its own only.
   [[ ! -w /proc/self/autogroup ]] || echo 19 >/proc/self/autogroup
   check_tidy >build/tidy.log 2>&1
   echo "$? $((SECONDS - start))" >build/tidy.result
-  set_up_asan && build_suites build-asan store fs fuzz
-  set_up_tsan && build_suites build-tsan store fs
 }
-start_beside() {
+start_tidy() {
   rm -f build/tidy.result
-  export -f work_beside check_tidy build_suites set_up set_up_asan set_up_tsan
+  export -f tidy_beside check_tidy
   # A session of its own, to be ended as a whole.
-  setsid nice -n 19 bash -c work_beside </dev/null >/dev/null 2>&1 &
-  beside=$!
+  setsid nice -n 19 bash -c tidy_beside </dev/null >/dev/null 2>&1 &
+  tidy=$!
 }
-end_beside() {
-  [[ -z $beside ]] || kill -- -"$beside" 2>/dev/null
-  beside=
+end_tidy() {
+  [[ -z $tidy ]] || kill -- -"$tidy" 2>/dev/null
+  tidy=
 }
-# Waits for clang-tidy, which by itself may have the machine now, and counts it as `check` does.
+# Waits for it, and counts it as `check` does.
 finish_tidy() {
   local status seconds
   title tidy
-  while [[ ! -f build/tidy.result ]] && kill -0 "$beside" 2>/dev/null; do sleep 1; done
+  wait "$tidy"
+  tidy=
   cat build/tidy.log
   read -r status seconds <build/tidy.result || status=1 seconds=0
   if ((status == 0)); then
@@ -126,13 +125,13 @@ finish_tidy() {
 }
 
 interrupted() {
-  end_beside
+  end_tidy
   failures+=("interrupted")
   ((failed += 1))
   finish
   exit "$1"
 }
-trap end_beside EXIT
+trap end_tidy EXIT
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 
@@ -146,25 +145,11 @@ set_up() {
 }
 
 build_normal() { set_up build && ninja -C build; }
-# Warnings are the normal build's business: the sanitizers' code makes g++ see some that are not there.
-set_up_asan() { set_up build-asan -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false; }
-set_up_tsan() { set_up build-tsan -Doptimization=1 -Db_sanitize=thread -Dwerror=false; }
 
 suites_of() {
   meson introspect --tests "$1" | python3 -c '
 import json, sys
 print(*sorted({suite.split(":")[-1] for test in json.load(sys.stdin) for suite in test["suite"]}), sep="\n")'
-}
-
-# build_suites DIR SUITE...: the test programs of these suites.
-build_suites() {
-  local dir=$1
-  meson introspect --tests "$dir" | python3 -c '
-import json, os, sys
-root, suites = os.path.abspath(sys.argv[1]), set(sys.argv[2:])
-for test in json.load(sys.stdin):
-    if suites & {suite.split(":")[-1] for suite in test["suite"]}:
-        print(os.path.relpath(test["cmd"][0], root))' "$@" | xargs -r ninja -C "$dir"
 }
 
 # wants NAME...: whether one of these suites is to run; all are, where none was named.
@@ -206,7 +191,7 @@ check_format() { sources | sort | xargs clang-format --dry-run -Werror; }
 check_man() { mandoc -T lint -W warning man/*.[1-8]; }
 # The program's own sources and not the tests', to keep the whole run short.
 check_tidy() {
-  run-clang-tidy -quiet -p build "^$PWD/(fs|store|cmd)/" 2>&1 |
+  run-clang-tidy -j 1 -quiet -p build "^$PWD/(fs|store|cmd)/" 2>&1 |
     grep -v '^clang-tidy\|warnings generated\|^$'
   return "${PIPESTATUS[0]}"
 }
@@ -229,24 +214,21 @@ check build build_normal && built=true || built=false
 if ((${#wanted[@]} == 0)); then
   check format check_format
   check man-lint check_man
-  if $built && ! $quick; then start_beside; fi
+  if $built && ! $quick; then start_tidy; fi
 fi
 if $built; then
   for suite in $(suites_of build); do run_suite "$suite" build "$suite"; done
 fi
-if [[ -n $beside ]]; then
-  finish_tidy
-  wait "$beside"
-  beside=
-fi
+# Warnings are the normal build's business: the sanitizers' code makes g++ see some that are not there.
 if $built && ! $quick && wants store-asan fs-asan fuzz-asan; then
   export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  check build-asan set_up_asan &&
+  check build-asan set_up build-asan -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false &&
     for suite in store fs fuzz; do run_suite "$suite-asan" build-asan "$suite"; done
 fi
 if $built && ! $quick && wants store-tsan fs-tsan; then
   export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-  check build-tsan set_up_tsan &&
+  check build-tsan set_up build-tsan -Doptimization=1 -Db_sanitize=thread -Dwerror=false &&
     for suite in store fs; do run_suite "$suite-tsan" build-tsan "$suite" fixed_addresses; done
 fi
+[[ -z $tidy ]] || finish_tidy
 finish
