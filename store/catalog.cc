@@ -278,6 +278,14 @@ std::vector<LayerRow> Catalog::layers() {
   return rows;
 }
 
+std::map<uint64_t, uint64_t> Catalog::requests() {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare("SELECT id, image FROM request");
+  std::map<uint64_t, uint64_t> requests;
+  while (select.step()) requests.emplace(from_sql(select.integer(0)), from_sql(select.integer(1)));
+  return requests;
+}
+
 uint64_t Catalog::last_layer() {
   const std::lock_guard lock(mutex_);
   // As SQLite takes it for the next number: its record of it counts no less than the rows.
@@ -428,6 +436,19 @@ void Catalog::Change::remove_image(uint64_t image, uint64_t layer) {
   remove_pages_from(layer, 0);
   catalog_.database_.prepare("DELETE FROM layer WHERE id = ?").bind(1, to_sql(layer)).run();
 }
+
+void Catalog::Change::record_request(uint64_t request, uint64_t image) {
+  catalog_.database_.prepare("INSERT OR REPLACE INTO request VALUES (?, ?)")
+      .bind(1, to_sql(request))
+      .bind(2, to_sql(image))
+      .run();
+}
+
+void Catalog::Change::forget_request(uint64_t request) {
+  catalog_.database_.prepare("DELETE FROM request WHERE id = ?").bind(1, to_sql(request)).run();
+}
+
+void Catalog::Change::forget_requests() { catalog_.database_.execute("DELETE FROM request"); }
 
 void Catalog::Change::set_parent_limit(uint64_t layer, uint64_t limit) {
   catalog_.database_.prepare("UPDATE layer SET parent_limit = ? WHERE id = ?")

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -108,6 +109,8 @@ class Catalog {
   /// EUCLEAN if they hold what this program never writes (I10).
   [[nodiscard]] std::vector<ImageRow> images();
   [[nodiscard]] std::vector<LayerRow> layers();
+  /// Requests on record, and the image that each made, or 0.
+  [[nodiscard]] std::map<uint64_t, uint64_t> requests();
   /// The highest number that a layer ever had, 0 if there was none.
   [[nodiscard]] uint64_t last_layer();
   /// Layers whose map says that they have data, though they have no CoW file that counts.
@@ -150,6 +153,11 @@ class Catalog {
     /// An empty page takes no row.
     void put_page(uint64_t layer, uint64_t page, const MapBits& bits);
     void remove_pages_from(uint64_t layer, uint64_t page);
+
+    /// That a request was done, by this change, and which image it made, or 0; see Store.
+    void record_request(uint64_t request, uint64_t image);
+    void forget_request(uint64_t request);
+    void forget_requests();
 
     /// Durable when it returns.
     void commit();

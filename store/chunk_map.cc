@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "store/error.h"
@@ -55,6 +57,37 @@ constinit ChunkMap::Leaf ChunkMap::empty_leaf_{};
 
 ChunkMap::ChunkMap(MapArena& arena, uint64_t layer, Load load)
     : arena_(arena), layer_(layer), load_(std::move(load)) {}
+
+void ChunkMap::adopt(const std::vector<MapArena::Found>& pages) {
+  try {
+    std::set<uint64_t> seen;
+    for (const MapArena::Found& found : pages) {
+      MapBits bits{};
+      const MapArena::Page& words = arena_.page(found.slot);
+      for (size_t i = 0; i < bits.size(); ++i) bits[i] = words[i].load();
+      if (found.page >= kMaxChunks / kChunksPerPage || !seen.insert(found.page).second ||
+          !valid(bits)) {
+        throw Error::with_message(EUCLEAN, "page " + std::to_string(found.page) + " of layer " +
+                                               std::to_string(layer_) +
+                                               " in memory is not what a server leaves");
+      }
+    }
+    // What can fail for want of memory or of the catalog, before anything is changed.
+    for (const uint64_t page : seen) leaf(page, true);
+    const std::lock_guard lock(dirty_mutex_);
+    pages_ += pages.size();
+    dirty_pages_.reserve(2 * pages_ + 1);
+  } catch (...) {
+    for (const MapArena::Found& found : pages) arena_.release(found.slot);
+    throw;
+  }
+  for (const MapArena::Found& found : pages) {
+    std::atomic<uint32_t>& entry = leaf(found.page, true)[found.page & ((1U << kLeafBits) - 1)];
+    if (const uint32_t loaded = entry.exchange(found.slot); loaded != 0) arena_.release(loaded);
+    arena_.header(found.slot).mark.store(MapArena::kCommitting);
+    mark_dirty(found.page, found.slot);
+  }
+}
 
 template <typename Visit>
 void ChunkMap::for_each_leaf(const Visit& visit) {
@@ -192,7 +225,7 @@ uint32_t ChunkMap::new_slot(uint64_t page) {
 }
 
 void ChunkMap::mark_dirty(uint64_t page, uint32_t slot) {
-  if (arena_.header(slot).dirty.exchange(1) != 0) return;
+  if (arena_.header(slot).mark.exchange(MapArena::kChanged) == MapArena::kChanged) return;
   const std::lock_guard lock(dirty_mutex_);
   dirty_pages_.push_back(page);
 }
@@ -222,7 +255,7 @@ void ChunkMap::set(uint64_t first, uint64_t count, ChunkState state) {
 
 PageCopy ChunkMap::copy(uint64_t page) {
   PageCopy copy{.page = page, .bits = {}};
-  const uint32_t slot = leaf(page)[page & ((1U << kLeafBits) - 1)].load();
+  const uint32_t slot = slot_of(page);
   if (slot == 0) return copy;
   const MapArena::Page& words = arena_.page(slot);
   for (size_t i = 0; i < copy.bits.size(); ++i) copy.bits[i] = words[i].load();
@@ -239,8 +272,8 @@ std::vector<PageCopy> ChunkMap::take_dirty(uint64_t end) {
     pages.swap(dirty_pages_);
   }
   for (const uint64_t page : pages) {
-    const uint32_t slot = leaf(page)[page & ((1U << kLeafBits) - 1)].load();
-    arena_.header(slot).dirty.store(0);
+    const uint32_t slot = slot_of(page);
+    arena_.header(slot).mark.store(MapArena::kCommitting);
     PageCopy page_copy = copy(page);
     if (end < (page + 1) * kChunksPerPage && keep_below(page_copy, end)) mark_dirty(page, slot);
     copies.push_back(page_copy);
@@ -248,6 +281,14 @@ std::vector<PageCopy> ChunkMap::take_dirty(uint64_t end) {
   std::sort(copies.begin(), copies.end(),
             [](const PageCopy& a, const PageCopy& b) { return a.page < b.page; });
   return copies;
+}
+
+void ChunkMap::committed(const std::vector<uint64_t>& pages) {
+  for (const uint64_t page : pages) {
+    // Not of one that changed again meanwhile.
+    uint32_t expected = MapArena::kCommitting;
+    arena_.header(slot_of(page)).mark.compare_exchange_strong(expected, MapArena::kCommitted);
+  }
 }
 
 void ChunkMap::put_back(const std::vector<uint64_t>& pages) {
@@ -275,7 +316,7 @@ void ChunkMap::discard() {
     for (size_t index = 0; index < leaf.size(); ++index) {
       const uint32_t slot = leaf[index].load();
       if (slot == 0) continue;
-      arena_.header(slot).dirty.store(0);
+      arena_.header(slot).mark.store(MapArena::kCommitted);
       if (held[index]) continue;
       for (std::atomic<uint64_t>& word : arena_.page(slot)) word.store(0);
     }
@@ -298,7 +339,7 @@ void ChunkMap::clear_from(uint64_t first) {
         word.fetch_and(kept == 0 ? 0 : mask(0, kept));
         keep -= kept;
       }
-      if (page > boundary) arena_.header(slot).dirty.store(0);
+      if (page > boundary) arena_.header(slot).mark.store(MapArena::kCommitted);
     }
   });
   const std::lock_guard lock(dirty_mutex_);

@@ -57,17 +57,24 @@ class ChunkMap {
   /// Gives the pages back to the arena. What was not taken is lost.
   ~ChunkMap();
 
+  /// Takes over pages that an earlier process had of this layer, before anything else is called:
+  /// they count as changed, whatever the catalog says. EUCLEAN, with none of them taken over and
+  /// all released, if they cannot be what it left.
+  void adopt(const std::vector<MapArena::Found>& pages);
+
   /// State of `chunk`, and how many chunks from it on, at most `limit` > 0, are in that state.
   [[nodiscard]] std::pair<ChunkState, uint64_t> run(uint64_t chunk, uint64_t limit);
 
   /// Sets `count` chunks and marks their pages dirty.
   void set(uint64_t first, uint64_t count, ChunkState state);
 
-  /// Copies the dirty pages and clears their marks, each mark before its page is read: a change
-  /// that the copy misses leaves the mark set. What is said of chunks from `end` on is left out,
-  /// and stays marked.
+  /// Copies the dirty pages and marks them as on their way, each before it is read: a change that
+  /// the copy misses marks it anew. What is said of chunks from `end` on is left out, and such a
+  /// page stays dirty.
   [[nodiscard]] std::vector<PageCopy> take_dirty(uint64_t end = kMaxChunks);
-  /// Takes it back for some pages that take_dirty returned.
+  /// Some pages that take_dirty returned have come to the catalog.
+  void committed(const std::vector<uint64_t>& pages);
+  /// Some pages that take_dirty returned have not: they are dirty again.
   void put_back(const std::vector<uint64_t>& pages);
   [[nodiscard]] PageCopy copy(uint64_t page);
   [[nodiscard]] bool dirty();
@@ -100,6 +107,9 @@ class ChunkMap {
   /// A slot for a page that had none; marking it later needs no memory.
   uint32_t new_slot(uint64_t page);
   void mark_dirty(uint64_t page, uint32_t slot);
+  [[nodiscard]] uint32_t slot_of(uint64_t page) {
+    return leaf(page)[page & ((1U << kLeafBits) - 1)].load(std::memory_order_acquire);
+  }
   template <typename Visit>
   void for_each_leaf(const Visit& visit);
 

@@ -61,6 +61,14 @@ File::File(const std::string& path, int flags, mode_t mode, const FaultHook* hoo
   if (fd_ < 0) throw Error(errno, "open " + path);
 }
 
+File::File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+
+File File::copy_of(int fd, const std::string& path) {
+  const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) throw Error(errno, path);
+  return {copy, path};
+}
+
 File::File(File&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)), hook_(other.hook_) {}
 

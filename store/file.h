@@ -39,6 +39,8 @@ class File {
  public:
   /// open(2) with O_CLOEXEC added. The hook must outlive the file.
   File(const std::string& path, int flags, mode_t mode = 0, const FaultHook* hook = nullptr);
+  /// A copy of an open descriptor (the same open file description).
+  static File copy_of(int fd, const std::string& path);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File();
@@ -89,6 +91,7 @@ class File {
   [[nodiscard]] bool try_lock() const;
 
  private:
+  File(int fd, std::string path);
   void check(FileOperation operation, uint64_t offset, uint64_t length, const char* what) const;
 
   int fd_ = -1;

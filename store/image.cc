@@ -43,23 +43,28 @@ Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer>
     : context_(context),
       id_(row.id),
       layer_id_(row.layer),
+      live_(live_record(context.live, row, layer->parent_limit())),
       layer_(std::move(layer)),
-      size_(row.size),
-      failed_(failure.has_value()),
+      failed_(failure.has_value() || live_.failed.load() != 0),
       failure_(failure),
       space_limit_(row.space_limit),
       committed_size_(row.size),
       committed_limit_(layer_->parent_limit()) {
-  times_.lock()->attributes = {.mode = row.mode,
-                               .uid = row.uid,
-                               .gid = row.gid,
-                               .atime_ns = row.atime_ns,
-                               .mtime_ns = row.mtime_ns,
-                               .ctime_ns = row.ctime_ns,
-                               .btime_ns = row.btime_ns};
+  layer_->keep_parent_limit_in(live_.parent_limit);
+  if (failed_) live_.failed = 1;
+  auto times = times_.lock();
+  times->attributes = {.mode = row.mode,
+                       .uid = row.uid,
+                       .gid = row.gid,
+                       .atime_ns = live_.atime_ns,
+                       .mtime_ns = live_.mtime_ns,
+                       .ctime_ns = live_.ctime_ns,
+                       .btime_ns = row.btime_ns};
+  times->dirty = live_.atime_ns != row.atime_ns || live_.mtime_ns != row.mtime_ns ||
+                 live_.ctime_ns != row.ctime_ns;
 }
 
-Image::~Image() = default;
+Image::~Image() { context_.live.release(live_); }
 
 Image::Use Image::use() {
   acquire();
@@ -75,23 +80,25 @@ void Image::acquire() {
   }
 }
 
+void Image::activate(Usage& usage) {
+  layer_->activate();
+  const std::optional<std::string> damage = layer_->damage();
+  damaged_ = damage.has_value();
+  if (damage) {
+    context_.log.error(
+        "{}: damaged: {}: the image takes no writes, and what is missing cannot be read; "
+        "`cowfs check` tells more",
+        title(), *damage);
+  }
+  usage.active = true;
+  tail_is_zero_ = false;
+}
+
 void Image::activate_and_count() {
   if (context_.base == nullptr) throw Error(ENOENT, "base of " + title());
   auto usage = usage_.lock();
   if (usage->unlinked && usage->count == 0) throw Error(ENOENT, title());
-  if (!usage->active) {
-    layer_->activate();
-    const std::optional<std::string> damage = layer_->damage();
-    damaged_ = damage.has_value();
-    if (damage) {
-      context_.log.error(
-          "{}: damaged: {}: the image takes no writes, and what is missing cannot be read; "
-          "`cowfs check` tells more",
-          title(), *damage);
-    }
-    usage->active = true;
-    tail_is_zero_ = false;
-  }
+  if (!usage->active) activate(*usage);
   ++usage->count;
 }
 
@@ -138,6 +145,12 @@ bool Image::try_retire() {
   layer_->deactivate();
   usage->active = false;
   return true;
+}
+
+void Image::remember_times(const Attributes& attributes) {
+  live_.atime_ns = attributes.atime_ns;
+  live_.mtime_ns = attributes.mtime_ns;
+  live_.ctime_ns = attributes.ctime_ns;
 }
 
 Attributes Image::attributes() { return times_.lock()->attributes; }
@@ -407,8 +420,8 @@ void Image::give_up_space(uint64_t offset, uint64_t length) {
 }
 
 void Image::raise_size(uint64_t size) {
-  uint64_t old = size_.load();
-  while (old < size && !size_.compare_exchange_weak(old, size, std::memory_order_acq_rel)) {
+  uint64_t old = this->size();
+  while (old < size && !live_.size.compare_exchange_weak(old, size, std::memory_order_acq_rel)) {
   }
 }
 

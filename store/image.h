@@ -17,6 +17,7 @@
 #include "store/error.h"
 #include "store/group_commit.h"
 #include "store/layer.h"
+#include "store/live_images.h"
 #include "store/range_lock.h"
 #include "store/reserve.h"
 #include "store/space_limit.h"
@@ -56,6 +57,7 @@ class Image : public std::enable_shared_from_this<Image> {
     ChunkSize chunk;
     Catalog& catalog;
     Reserve& reserve;
+    LiveImages& live;
     spdlog::logger& log;
     /// What an image is called now; none if it was unlinked. Called with locks of the image held.
     std::function<std::optional<std::string>(uint64_t id)> name_of;
@@ -65,10 +67,16 @@ class Image : public std::enable_shared_from_this<Image> {
     std::function<bool()> close_idle;
   };
 
-  /// `failure`: why the layer takes no writes (I8), if it takes none.
+  /// `row` and `layer` are as the catalog has them; what a process before this one left in
+  /// LiveMemory goes before that. `failure`: why the layer takes no writes (I8), if it takes none.
   Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer> layer,
         const std::optional<std::string>& failure = std::nullopt);
   ~Image();
+
+  /// Goes on where a process before this one was killed, before anything else is called: opens the
+  /// image if there is something that the catalog may not have, so that it is committed. What makes
+  /// no sense is logged, and the image fails (I8).
+  void inherit();
 
   /// Keeps an image in use.
   class Use {
@@ -98,7 +106,7 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] uint64_t layer_id() const { return layer_id_; }
   /// For messages: "image dom1.img", or, of an unlinked one, "image 5".
   [[nodiscard]] std::string title() const { return image_title(id_, context_.name_of(id_)); }
-  [[nodiscard]] uint64_t size() const { return size_.load(std::memory_order_acquire); }
+  [[nodiscard]] uint64_t size() const { return live_.size.load(std::memory_order_acquire); }
   [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
   [[nodiscard]] std::string cow_path() const { return layer_->cow_path(); }
   /// In use: whether something was written to its CoW file, or room made in it.
@@ -217,10 +225,20 @@ class Image : public std::enable_shared_from_this<Image> {
 
   void check_not_failed() const;
   void check_writable() const;
+  void mark_failed() {
+    live_.failed = 1;
+    failed_ = true;
+  }
   void fail(const std::string& failure);
 
+  // image_inherit.cc
+  /// What an earlier process left of the image, or a new record that says what the catalog does.
+  static LiveImage& live_record(LiveImages& images, const ImageRow& row, uint64_t limit);
+
   // image.cc
+  void activate(Usage& usage);
   void activate_and_count();
+  void remember_times(const Attributes& attributes);
   void read_run(const Run& run, std::span<std::byte> buffer, uint64_t offset) const;
   void read_interleaved(std::span<std::byte> buffer, uint64_t offset);
   void read_parent(std::span<std::byte> buffer, uint64_t offset) const;
@@ -269,10 +287,10 @@ class Image : public std::enable_shared_from_this<Image> {
   const Context context_;
   const uint64_t id_;
   const uint64_t layer_id_;
+  LiveImage& live_;  // outlives the layer, which keeps its parent limit there
   const std::unique_ptr<Layer> layer_;
 
   Synchronized<Usage> usage_;
-  std::atomic<uint64_t> size_;
   std::atomic<bool> tail_is_zero_ = false;  // of the last chunk, behind the size
   std::atomic<bool> failed_;
   std::atomic<bool> unreadable_ = false;  // what the map says is not to be believed

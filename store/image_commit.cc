@@ -67,7 +67,7 @@ void Image::run_commit(std::optional<RangeLock::Guard>& held, const Work& work) 
     } catch (const NoRoom& none) {
       throw Error(none.error);
     } catch (const std::exception& error) {
-      failed_ = true;  // before all that needs memory
+      mark_failed();  // before all that needs memory
       attempt([&] { failure = error.what(); });
     }
     attempt([&] { fail(failure); });
@@ -95,7 +95,7 @@ void Image::publish_or_put_back(const Layer::Changes& changes,
 }
 
 void Image::fail(const std::string& failure) {
-  failed_ = true;
+  mark_failed();
   *failure_.lock() = failure;
   context_.log.error(
       "{}: {}: its changes since the last flush are lost, writes fail now; look at the disk, then "
@@ -135,7 +135,7 @@ void Image::forget_uncommitted() {
     ~Moved() { count.fetch_add(1); }
   } const moved(reclaims_);
   layer_->set_parent_limit(committed_limit_);
-  size_.store(committed_size_, std::memory_order_release);
+  live_.size.store(committed_size_, std::memory_order_release);
   layer_->discard();
 }
 
@@ -149,6 +149,7 @@ void Image::clear_failure(bool caller_uses) {
   context_.catalog.change(
       [&](Catalog::Change& change) { change.set_failure(layer_id_, std::nullopt); });
   failure_.lock()->reset();
+  live_.failed = 0;
   failed_ = false;
 }
 
@@ -260,6 +261,12 @@ void Image::resize(uint64_t size) {
       const uint64_t limit = std::min(layer_->parent_limit(), size);
       changes = layer_->prepare_cut(size);
       layer_->sync_data();
+      // Whoever comes after a kill between the commit and what follows has to know.
+      struct Cutting {
+        LiveImage& live;
+        ~Cutting() { live.cutting = 0; }
+      } const cutting{live_};
+      live_.cutting = size + 1;
       publish_or_put_back(*changes, [&](Catalog::Change& change) {
         change.set_size(id_, size);
         change.set_parent_limit(layer_id_, limit);
@@ -268,7 +275,7 @@ void Image::resize(uint64_t size) {
       committed_size_ = size;
       committed_limit_ = limit;
       // The other way round a reader could see the parent between the two.
-      size_.store(size, std::memory_order_release);
+      live_.size.store(size, std::memory_order_release);
       layer_->set_parent_limit(limit);
       layer_->cut(size);
       // After the commit (I12): before it, a crash would leave zeros in an image of the old size.
@@ -306,6 +313,7 @@ void Image::set_owner_and_mode(uint32_t uid, uint32_t gid, uint32_t mode, int64_
   times->attributes.gid = attributes.gid;
   times->attributes.mode = attributes.mode;
   times->attributes.ctime_ns = attributes.ctime_ns;
+  remember_times(times->attributes);
 }
 
 void Image::set_times(std::optional<int64_t> atime_ns, std::optional<int64_t> mtime_ns,
@@ -315,6 +323,7 @@ void Image::set_times(std::optional<int64_t> atime_ns, std::optional<int64_t> mt
   if (atime_ns) attributes.atime_ns = *atime_ns;
   if (mtime_ns) attributes.mtime_ns = *mtime_ns;
   if (ctime_ns) attributes.ctime_ns = *ctime_ns;
+  remember_times(attributes);
   times->dirty = true;
 }
 

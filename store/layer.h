@@ -53,14 +53,20 @@ class Layer {
     [[nodiscard]] virtual bool empty() const = 0;
   };
 
-  explicit Layer(uint64_t parent_limit) : parent_limit_(parent_limit) {}
+  explicit Layer(uint64_t parent_limit) : own_parent_limit_(parent_limit) {}
   Layer(const Layer&) = delete;
   Layer& operator=(const Layer&) = delete;
   virtual ~Layer() = default;
 
   /// Opens what the layer needs for use, or closes it again; what was not committed is lost.
+  /// `activate` goes on with what was inherited; EUCLEAN if that makes no sense, which is forgotten
+  /// then.
   virtual void activate() = 0;
   virtual void deactivate() = 0;
+  /// Whether a process before this one left something in LiveMemory that the catalog may not have.
+  [[nodiscard]] virtual bool inherits() = 0;
+  /// Forgets it. Before the layer is activated.
+  virtual void disinherit() = 0;
   /// Of an active layer to which nothing was written yet: what is missing of its data, for people;
   /// none as far as a quick look can tell.
   [[nodiscard]] virtual std::optional<std::string> damage() = 0;
@@ -134,12 +140,16 @@ class Layer {
 
   /// Bytes up to which the parent shows through absent chunks; zeros beyond (I12).
   [[nodiscard]] uint64_t parent_limit() const {
-    return parent_limit_.load(std::memory_order_acquire);
+    return parent_limit_->load(std::memory_order_acquire);
   }
-  void set_parent_limit(uint64_t limit) { parent_limit_.store(limit, std::memory_order_release); }
+  void set_parent_limit(uint64_t limit) { parent_limit_->store(limit, std::memory_order_release); }
+  /// Takes what `place` says for the limit, and keeps it there from now on. `place` outlives the
+  /// layer; nothing else is called meanwhile.
+  void keep_parent_limit_in(std::atomic<uint64_t>& place) { parent_limit_ = &place; }
 
  private:
-  std::atomic<uint64_t> parent_limit_;
+  std::atomic<uint64_t> own_parent_limit_;
+  std::atomic<uint64_t>* parent_limit_ = &own_parent_limit_;
 };
 
 }  // namespace cowfs

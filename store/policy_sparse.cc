@@ -21,6 +21,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -71,7 +72,9 @@ class SparseLayer final : public Layer {
         data_dirty_(row.has_file) {}
 
   void activate() override {
-    if (has_file_) {
+    // A file that the catalog does not know of yet is left over, unless the map that was left with
+    // it does.
+    if (has_file_ || (inherits() && ::access(cow_path().c_str(), F_OK) == 0)) {
       const int access = read_only_ ? O_RDONLY : O_RDWR;
       owned_file_ = open_file(access, 0);
       file_ = owned_file_.get();
@@ -80,12 +83,19 @@ class SparseLayer final : public Layer {
         arena_, id_, [this](uint64_t first, uint64_t count, const ChunkMap::Receive& receive) {
           catalog_.load_pages(id_, first, count, receive);
         });
+    if (inherits()) inherit();
   }
 
   void deactivate() override {
     map_.reset();
     file_ = nullptr;
     owned_file_.reset();
+  }
+
+  bool inherits() override { return arena_.has_found(id_); }
+
+  void disinherit() override {
+    for (const MapArena::Found& found : arena_.take_found(id_)) arena_.release(found.slot);
   }
 
   // A present chunk was written whole, so the file ends behind the last. That one is not looked for
@@ -230,6 +240,7 @@ class SparseLayer final : public Layer {
 
   void committed() override {
     if (std::exchange(naming_file_, false)) has_file_ = true;
+    map_->committed(std::exchange(taken_, {}));
     const std::lock_guard lock(mutex_);
     for (const auto& [offset, length] : freeing_.ranges()) freed_for_good_.add(offset, length);
     freeing_.clear();
@@ -322,8 +333,27 @@ class SparseLayer final : public Layer {
     }
     changes->pages = map_->take_dirty(chunk_.chunk_of(chunk_.up(size)));
     for (const PageCopy& copy : changes->pages) changes->taken.push_back(copy.page);
+    taken_ = changes->taken;
     changes->names_file = has_unnamed_file();
     return changes;
+  }
+
+  /// Goes on where an earlier process was killed.
+  void inherit() {
+    const std::vector<MapArena::Found> pages = arena_.take_found(id_);
+    map_->adopt(pages);
+    data_dirty_ = true;
+    // What it had freed is to be given back after the next commit.
+    for (const MapArena::Found& found : pages) {
+      const uint64_t start = chunk_.offset_of(found.page * kChunksPerPage);
+      const uint64_t end = start + chunk_.offset_of(kChunksPerPage);
+      for (uint64_t at = start; at < end;) {
+        const std::optional<Flaw> flaw = next_flaw(at, end - at);
+        if (!flaw) break;
+        at = flaw->offset + flaw->length;
+        if (flaw->kind == Flaw::Kind::leaked) freed_.add(flaw->offset, flaw->length);
+      }
+    }
   }
 
   /// Made, by a write or a reservation, and to be named by the next commit.
@@ -398,6 +428,7 @@ class SparseLayer final : public Layer {
   std::atomic<bool> has_file_;    // the catalog's row says so; changed by who commits
   bool naming_file_ = false;      // by the transaction that is under way
   bool file_is_durable_ = false;  // and its directory's entry; of a file that was made here
+  std::vector<uint64_t> taken_;   // pages that were prepared last
 
   std::unique_ptr<ChunkMap> map_;
   std::atomic<const File*> file_ = nullptr;  // owned_file_, for use without the lock

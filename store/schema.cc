@@ -67,8 +67,17 @@ CREATE TABLE map_page (
   bits  BLOB    NOT NULL,
   PRIMARY KEY (layer, page)
 ) WITHOUT ROWID;
+CREATE TABLE request (
+  id    INTEGER PRIMARY KEY,
+  image INTEGER NOT NULL
+);
 INSERT INTO sqlite_sequence (name, seq) VALUES ('image', 1);
 )sql";
+
+constexpr std::array kMigrations{
+    Migration{.from = 1,
+              .sql = "CREATE TABLE request (id INTEGER PRIMARY KEY, image INTEGER NOT NULL)"},
+};
 
 void require_not_newer(int64_t version, Database& database, const Schema& schema) {
   if (version > schema.version) {
@@ -127,7 +136,7 @@ void require_sound_header(const std::string& path) {
 }
 
 const Schema& current_schema() {
-  static const Schema schema{.version = 1, .ddl = kDdl, .migrations = {}};
+  static const Schema schema{.version = 2, .ddl = kDdl, .migrations = kMigrations};
   return schema;
 }
 
@@ -197,7 +206,8 @@ void require_values(Database& database) {
            "gid NOT BETWEEN 0 AND 4294967295 OR typeof(atime_ns) <> 'integer' OR "
            "typeof(mtime_ns) <> 'integer' OR typeof(ctime_ns) <> 'integer' OR "
            "typeof(btime_ns) <> 'integer' OR typeof(space_limit) NOT IN ('integer', "
-           "'null') OR space_limit < 0"}};
+           "'null') OR space_limit < 0"},
+      Rule{"request", "typeof(image) <> 'integer' OR image < 0"}};
   for (const Rule& rule : kRules) {
     Statement select = database.prepare(std::string("SELECT id FROM ") + rule.table + " WHERE " +
                                         rule.broken + " LIMIT 1");

@@ -73,24 +73,13 @@ void require_no_layers(const std::string& directory) {
                    "catalog back from a copy, or name another directory with --store");
 }
 
-StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
-  const StoreRow store = catalog.store();
-  const BaseRow base = catalog.base();
-  return {.directory = directory,
-          .uuid = store.uuid,
-          .base_path = base.path,
-          .base_size = base.size,
-          .chunk_size = store.chunk_size,
-          .policy = store.policy,
-          .format_version = catalog.format_version()};
-}
-
 /// Bytes below which there may be no room for a catalog to be opened in.
 constexpr uint64_t kLeastSpace = 256 << 10;
 
 }  // namespace
 
-Store::Store(Options options) : options_(std::move(options)) {
+Store::Store(Options options)
+    : options_(std::move(options)), arena_(options_.live), live_images_(options_.live) {
   const std::string& directory = options_.directory;
   const bool there = is_there(directory);
   if (!there && !options_.create) {
@@ -113,7 +102,7 @@ Store::Store(Options options) : options_(std::move(options)) {
     reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
     if (is_there(catalog_path(directory))) {
       require_sound_header(catalog_path(directory));
-      lock();
+      take_lock();
       with_room([&] { was_made = Catalog::exists(catalog_path(directory)); });
     }
   }
@@ -131,6 +120,10 @@ Store::Store(Options options) : options_(std::move(options)) {
   }
 
   if (!there) reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
+  if (options_.live->taken_over()) {
+    // Upgraded, it would be of no use to the program of before if this one fails.
+    static_cast<void>(Catalog(catalog_path(directory), reading_mode(directory), *options_.schema));
+  }
   open_catalog();
   if (catalog_->upgraded()) {
     options_.log->warn(
@@ -154,14 +147,7 @@ Store::Store(Options options) : options_(std::move(options)) {
   if (!options_.names_only) check_base();
   load();
   committer_ = std::make_unique<Committer>(
-      *catalog_, *reserve_,
-      [this] {
-        std::vector<std::shared_ptr<Image>> images;
-        auto names = names_.lock();
-        for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
-        return images;
-      },
-      *options_.log);
+      *catalog_, *reserve_, [this] { return all_images(); }, *options_.log);
 }
 
 Store::~Store() {
@@ -177,10 +163,11 @@ Store::~Store() {
   if (reserve_ != nullptr) reserve_->renew();
 }
 
-void Store::lock() {
+void Store::take_lock() {
   if (lock_) return;
   lock_.emplace(options_.directory,
-                Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false});
+                Holder{.pid = ::getpid(), .mount = options_.mount, .ending = false},
+                options_.lock_held);
 }
 
 void Store::with_room(const std::function<void()>& open) {
@@ -247,7 +234,7 @@ void Store::make(const Schema& schema) {
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error(errno, "make store " + directory);
   }
-  lock();
+  take_lock();
   if (Catalog::exists(catalog_path(directory))) return;  // somebody else has made it meanwhile
   made_here_ = true;
   // A power cut must leave what the next opening takes for empty, half made or whole (I6). The lock
@@ -281,6 +268,11 @@ void Store::check_base() {
     base_ = std::make_unique<Base>(recorded.path, &options_.fault_hook);
   }
   const BaseVerdict verdict = judge_base(*base_, recorded, options_.accept_changed_base);
+  if (verdict.kind == BaseVerdict::Kind::refused && options_.live->taken_over()) {
+    // Machines run on it. It could not be refused to the process before either.
+    note_base_written("was changed");
+    return;
+  }
   if (verdict.kind == BaseVerdict::Kind::refused) {
     throw Error::with_message(ESTALE, "base " + base_->path() + ": " + verdict.reason + " (store " +
                                           facts_.directory + ", made for " + recorded.path + ")");
@@ -326,6 +318,7 @@ void Store::load() {
                      .chunk = ChunkSize(facts_.chunk_size),
                      .catalog = *catalog_,
                      .reserve = *reserve_,
+                     .live = live_images_,
                      .log = *options_.log,
                      .name_of = [this](uint64_t id) { return name_of(id); },
                      .free_unlinked = [this](Image& image) { free_unlinked(image); },
@@ -334,7 +327,6 @@ void Store::load() {
   const std::vector<LayerRow> layers = catalog_->layers();
   std::unordered_map<uint64_t, LayerRow> by_id;
   for (const LayerRow& layer : layers) by_id.emplace(layer.id, layer);
-  std::vector<std::shared_ptr<Image>> unlinked;
   {
     const std::vector<ImageRow> rows = catalog_->images();
     auto names = names_.lock();
@@ -349,11 +341,7 @@ void Store::load() {
       by_id.erase(layer);  // two images on one layer would write over each other
       std::shared_ptr<Image> image = make_image(row, of_image);
       names->by_id.emplace(row.id, Entry{row.name.value_or(""), image});
-      if (row.name) {
-        names->by_name.emplace(*row.name, row.id);
-      } else {
-        unlinked.push_back(image);
-      }
+      if (row.name) names->by_name.emplace(*row.name, row.id);
     }
   }
   for (const uint64_t layer : catalog_->layers_without_file()) {
@@ -363,9 +351,36 @@ void Store::load() {
                      "and catalog back from one copy");
   }
   remove_left_overs(layers);
-  // Unlinked images that were in use when the server ended are not any more.
-  for (const std::shared_ptr<Image>& image : unlinked) {
-    if (image->unlink()) forget(*image);
+  done_ = catalog_->requests();
+  if (options_.live->taken_over()) {
+    inherit();
+    return;
+  }
+  // Of a mount that is no more.
+  if (!done_.empty()) {
+    catalog_->change([](Catalog::Change& change) { change.forget_requests(); });
+    done_.clear();
+  }
+  free_unused();
+}
+
+std::vector<std::shared_ptr<Image>> Store::all_images() {
+  std::vector<std::shared_ptr<Image>> images;
+  auto names = names_.lock();
+  for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
+  return images;
+}
+
+void Store::inherit() {
+  for (const std::shared_ptr<Image>& image : all_images()) image->inherit();
+  // Of images that were removed.
+  arena_.release_found();
+  live_images_.release_others();
+}
+
+void Store::free_unused() {
+  for (const std::shared_ptr<Image>& image : all_images()) {
+    if (!has_name(*image) && image->unlink()) forget(*image);
   }
 }
 
@@ -415,11 +430,7 @@ std::shared_ptr<Image> Store::make_image(const ImageRow& row, const LayerRow& la
 bool Store::close() {
   committer_.reset();
   bool good = true;
-  std::vector<std::shared_ptr<Image>> images;
-  {
-    auto names = names_.lock();
-    for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
-  }
+  const std::vector<std::shared_ptr<Image>> images = all_images();
   std::vector<Image*> touched;
   for (const std::shared_ptr<Image>& image : images) {
     try {
@@ -480,12 +491,7 @@ std::vector<std::string> Store::missing() {
 }
 
 void Store::clear_failures() {
-  std::vector<std::shared_ptr<Image>> images;
-  {
-    auto names = names_.lock();
-    for (const auto& [id, entry] : names->by_id) images.push_back(entry.image);
-  }
-  for (const std::shared_ptr<Image>& image : images) {
+  for (const std::shared_ptr<Image>& image : all_images()) {
     if (!image->failed()) continue;
     try {
       image->clear_failure(false);
@@ -499,32 +505,6 @@ void Store::clear_failures() {
 
 void Store::announce_ending() {
   lock_->announce({.pid = ::getpid(), .mount = options_.mount, .ending = true});
-}
-
-StoreSummary summarize_store(const std::string& directory) {
-  if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
-  const StoreLook look(directory);
-  if (look.holder() && writing_mode(directory) == Database::Mode::read_write_alone) {
-    return {
-        .facts = {}, .base_written_ns = {}, .images = {}, .failures = {}, .holder = look.holder()};
-  }
-  Catalog catalog(catalog_path(directory),
-                  look.holder() ? Database::Mode::read_only : Database::Mode::at_rest);
-  std::map<uint64_t, std::string> failures;
-  for (const LayerRow& layer : catalog.layers()) {
-    if (layer.failure) failures.emplace(layer.id, *layer.failure);
-  }
-  return {.facts = facts_of(directory, catalog),
-          .base_written_ns = catalog.base().written_ns,
-          .images = catalog.images(),
-          .failures = std::move(failures),
-          .holder = look.holder()};
-}
-
-std::optional<std::string> cow_file(const std::string& directory, uint64_t layer) {
-  std::string path = layers_path(directory) + "/" + std::to_string(layer) + ".cow";
-  if (!fs::exists(path)) return std::nullopt;
-  return path;
 }
 
 }  // namespace cowfs

@@ -21,6 +21,8 @@
 #include "store/file.h"
 #include "store/host_fs.h"
 #include "store/image.h"
+#include "store/live_images.h"
+#include "store/live_memory.h"
 #include "store/map_arena.h"
 #include "store/policy.h"
 #include "store/reserve.h"
@@ -56,8 +58,12 @@ class Store {
     bool names_only = false;  ///< without the base, which may be gone: images can be found, removed
                               ///< and renamed, and neither used nor made
     std::string mount;        ///< for the lock's text; empty: a command
+    HeldLock lock_held;       ///< the store's lock, if an earlier process of this mount took it
     std::shared_ptr<spdlog::logger> log;
     FaultHook fault_hook;  ///< see store/file.h
+    /// Where what the catalog lacks is kept. If a process before this one left something there,
+    /// this object goes on where that one was killed.
+    std::shared_ptr<LiveMemory> live = std::make_shared<LiveMemory>();
     const Schema* schema = &current_schema();
   };
 
@@ -80,9 +86,14 @@ class Store {
   /// mount it. Only the destructor may be called afterwards.
   void unmake_if_new();
 
+  /// After taking over from a process that was killed, once what it had open is in use again: frees
+  /// the unlinked images that nobody uses.
+  void free_unused();
+
   /// Tells those who wait for the store that it is about to be given up.
   void announce_ending();
 
+  [[nodiscard]] const StoreLock& lock() const { return *lock_; }
   [[nodiscard]] const StoreFacts& facts() const { return facts_; }
   /// Not with names_only.
   [[nodiscard]] const Base& base() const { return *base_; }
@@ -117,15 +128,23 @@ class Store {
     uint32_t uid = 0;
     uint32_t gid = 0;
   };
-  // What follows is atomic, and durable when it returns.
+  // What follows is atomic, and durable when it returns. A `request` that is not 0 is recorded with
+  // the change, in one transaction: its answer may be lost with this process, and the request come
+  // again to the one that takes over. Numbers are not used again while the store's LiveMemory
+  // lasts.
 
   /// EEXIST if the name is taken, EINVAL for a bad one. Not with names_only.
-  std::shared_ptr<Image> create(const NewImage& image);
+  std::shared_ptr<Image> create(const NewImage& image, uint64_t request = 0);
   /// ENOENT. An image in use lives on without a name until its last use ends.
-  void remove(std::string_view name);
+  void remove(std::string_view name, uint64_t request = 0);
   enum class Rename { replace, no_replace, exchange };
   /// ENOENT, EEXIST, EINVAL.
-  void rename(std::string_view from, std::string_view to, Rename how);
+  void rename(std::string_view from, std::string_view to, Rename how, uint64_t request = 0);
+
+  /// Whether a process before this one has done this request: the image that it made, or 0.
+  [[nodiscard]] std::optional<uint64_t> done(uint64_t request) const;
+  /// A recorded request has its answer, and does not come again.
+  void answered(uint64_t request);
 
   // ---- check -----------------------------------------------------------------------------------
 
@@ -148,13 +167,16 @@ class Store {
     std::unordered_map<std::string, uint64_t> by_name;
   };
 
-  void lock();
+  void take_lock();
   void make(const Schema& schema);
   /// Opens what SQLite makes files for: on a full disk the reserve has room for them.
   void with_room(const std::function<void()>& open);
   void open_catalog();
   void check_base();
   void load();
+  /// What a process before this one left in LiveMemory.
+  void inherit();
+  std::vector<std::shared_ptr<Image>> all_images();
   void remove_left_overs(const std::vector<LayerRow>& layers);
   /// Of a catalog that was deleted or replaced beneath this object.
   void rescue_catalog();
@@ -164,6 +186,9 @@ class Store {
   bool close_idle();
   void forget(Image& image);
   bool has_name(const Image& image);
+  /// Commits `work`, which returns the image that it made or 0; records the request with it, and
+  /// forgets those that have been answered.
+  void change_names(uint64_t request, const std::function<uint64_t(Catalog::Change&)>& work);
   /// `title` is what it was called.
   void remove_files(Image& image, const std::string& title);
 
@@ -178,6 +203,7 @@ class Store {
   std::unique_ptr<Reserve> reserve_;
   std::unique_ptr<Catalog> catalog_;
   MapArena arena_;
+  LiveImages live_images_;
   StoreFacts facts_;
   std::optional<File> layers_directory_;
   std::optional<Image::Context> image_context_;
@@ -189,6 +215,8 @@ class Store {
   // One change of names at a time. Before names_ and the catalog, which are not held together.
   std::mutex change_mutex_;
   Synchronized<Names> names_;
+  std::map<uint64_t, uint64_t> done_;  // what an earlier process had recorded
+  Synchronized<std::set<uint64_t>> answered_;
   std::unique_ptr<Committer> committer_;
 };
 
@@ -203,6 +231,9 @@ struct StoreSummary {
   std::optional<Holder> holder;
 };
 StoreSummary summarize_store(const std::string& directory);
+
+/// What its catalog says of the store.
+StoreFacts facts_of(const std::string& directory, Catalog& catalog);
 
 /// The path of a layer's CoW file; none if it has none yet.
 std::optional<std::string> cow_file(const std::string& directory, uint64_t layer);

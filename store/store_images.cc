@@ -62,7 +62,7 @@ bool Store::close_idle() {
   return count > 0;
 }
 
-std::shared_ptr<Image> Store::create(const NewImage& image) {
+std::shared_ptr<Image> Store::create(const NewImage& image, uint64_t request) {
   check_name(image.name);
   const std::lock_guard lock(change_mutex_);
   if (find(image.name) != nullptr) throw Error(EEXIST, "image " + image.name);
@@ -81,9 +81,10 @@ std::shared_ptr<Image> Store::create(const NewImage& image) {
                .mtime_ns = now,
                .ctime_ns = now,
                .btime_ns = now};
-  catalog_->change([&](Catalog::Change& change) {
+  change_names(request, [&](Catalog::Change& change) {
     row.layer = change.add_layer(limit);
     row.id = change.add_image(row);
+    return row.id;
   });
   std::shared_ptr<Image> made =
       make_image(row, {.id = row.layer, .parent_limit = limit, .has_file = false});
@@ -93,18 +94,19 @@ std::shared_ptr<Image> Store::create(const NewImage& image) {
   return made;
 }
 
-void Store::remove(std::string_view name) {
+void Store::remove(std::string_view name, uint64_t request) {
   const std::lock_guard lock(change_mutex_);
   const std::shared_ptr<Image> image = find(name);
   if (image == nullptr) throw Error(ENOENT, "image " + std::string(name));
   const bool idle = image->unlink();
   try {
-    catalog_->change([&](Catalog::Change& change) {
+    change_names(request, [&](Catalog::Change& change) {
       if (idle) {
         change.remove_image(image->id(), image->layer_id());
       } else {
         change.set_name(image->id(), std::nullopt);
       }
+      return 0;
     });
   } catch (...) {
     image->cancel_unlink();
@@ -158,7 +160,7 @@ void Store::remove_files(Image& image, const std::string& title) {
   }
 }
 
-void Store::rename(std::string_view from, std::string_view to, Rename how) {
+void Store::rename(std::string_view from, std::string_view to, Rename how, uint64_t request) {
   check_name(to);
   const std::lock_guard lock(change_mutex_);
   const std::shared_ptr<Image> source = find(from);
@@ -173,12 +175,13 @@ void Store::rename(std::string_view from, std::string_view to, Rename how) {
   const bool replaced = target != nullptr && !exchange;
   const bool idle = replaced && target->unlink();
   try {
-    catalog_->change([&](Catalog::Change& change) {
+    change_names(request, [&](Catalog::Change& change) {
       // Names are unique at every step: the target loses its own first.
       if (target != nullptr) change.set_name(target->id(), std::nullopt);
       change.set_name(source->id(), std::string(to));
       if (exchange) change.set_name(target->id(), std::string(from));
       if (idle) change.remove_image(target->id(), target->layer_id());
+      return 0;
     });
   } catch (...) {
     if (replaced) target->cancel_unlink();
@@ -200,5 +203,26 @@ void Store::rename(std::string_view from, std::string_view to, Rename how) {
   }
   if (idle) remove_files(*target, image_title(target->id(), std::string(to)));
 }
+
+void Store::change_names(uint64_t request, const std::function<uint64_t(Catalog::Change&)>& work) {
+  if (request == 0) {
+    catalog_->change([&](Catalog::Change& change) { work(change); });
+    return;
+  }
+  const std::set<uint64_t> old = *answered_.lock();
+  catalog_->change([&](Catalog::Change& change) {
+    change.record_request(request, work(change));
+    for (const uint64_t answered : old) change.forget_request(answered);
+  });
+  auto answered = answered_.lock();
+  for (const uint64_t forgotten : old) answered->erase(forgotten);
+}
+
+std::optional<uint64_t> Store::done(uint64_t request) const {
+  const auto found = done_.find(request);
+  return found == done_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void Store::answered(uint64_t request) { answered_.lock()->insert(request); }
 
 }  // namespace cowfs

@@ -109,8 +109,14 @@ Holder parse_holder(const std::string& text) {
   return holder;
 }
 
-StoreLock::StoreLock(const std::string& directory, const Holder& self)
-    : directory_(directory, O_RDONLY | O_DIRECTORY) {
+StoreLock::StoreLock(const std::string& directory, const Holder& self, const HeldLock& held)
+    : directory_(held.directory ? File::copy_of(*held.directory, directory)
+                                : File(directory, O_RDONLY | O_DIRECTORY)) {
+  if (held.directory && held.file) {
+    file_ = File::copy_of(*held.file, lock_path(directory));
+    announce(self);
+    return;
+  }
   const auto started = std::chrono::steady_clock::now();
   while (true) {
     // An older cowfs locks the file alone.

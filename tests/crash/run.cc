@@ -65,6 +65,7 @@ Store::Options store_options(const std::string& directory, const std::string& ba
           .create = true,
           .accept_changed_base = false,
           .mount = "",
+          .lock_held = {},
           .log = log,
           .fault_hook = make_no_reserve};
 }

@@ -22,12 +22,12 @@ TEST(MapArena, ReleasedPageComesBackZeroed) {
   MapArena arena;
   const uint32_t slot = arena.allocate(1, 0);
   arena.page(slot)[63] = ~uint64_t{0};
-  arena.header(slot).dirty = 1;
+  arena.header(slot).mark = MapArena::kChanged;
   arena.release(slot);
   const uint32_t again = arena.allocate(2, 5);
   EXPECT_EQ(again, slot);
   EXPECT_EQ(arena.page(again)[63].load(), 0U);
-  EXPECT_EQ(arena.header(again).dirty.load(), 0U);
+  EXPECT_EQ(arena.header(again).mark.load(), MapArena::kCommitted);
   EXPECT_EQ(arena.header(again).layer.load(), 2U);
   EXPECT_EQ(arena.header(again).page.load(), 5U);
 }

@@ -29,7 +29,7 @@ const Fixed kFixed{.chunk_size = 4096, .policy = "sparse"};
 class SchemaTest : public ::testing::Test {
  protected:
   [[nodiscard]] std::string path() const { return directory_ / "catalog.db"; }
-  void make(const Schema& schema = current_schema()) const {
+  void make(const Schema& schema = version(1)) const {
     Database database(path(), Database::Mode::create);
     Transaction transaction(database);
     create_schema(database, schema, kFixed);
@@ -57,7 +57,7 @@ TEST_F(SchemaTest, MakingThatIsCutShortLeavesItBlank) {
 }
 
 TEST_F(SchemaTest, MadeOneIsAccepted) {
-  make();
+  make(current_schema());
   Database database = open();
   EXPECT_FALSE(is_blank(database));
   EXPECT_FALSE(upgrade_schema(database, current_schema()));
@@ -84,7 +84,7 @@ TEST_F(SchemaTest, OneWithOtherThingsThanTablesIsRefusedByName) {
         "CREATE TRIGGER endless AFTER INSERT ON layer BEGIN DELETE FROM image; END",
         "CREATE VIRTUAL TABLE endless USING fts5(text)"}) {
     remove_file(path());
-    make();
+    make(current_schema());
     run_sql(path(), hostile);
     Database database = open();
     const Error error = error_of([&] { upgrade_schema(database, current_schema()); });
@@ -114,7 +114,16 @@ TEST_F(SchemaTest, OlderOneIsUpgradedAfterACopyWasKept) {
 
   Database copy(path() + ".v1", Database::Mode::read_only);
   EXPECT_EQ(copy.pragma("user_version"), 1);
-  EXPECT_NO_THROW(require_schema(copy, current_schema()));
+  EXPECT_NO_THROW(require_schema(copy, version(1)));
+}
+
+TEST_F(SchemaTest, Version1BecomesTheCurrentOne) {
+  make(current_schema());
+  run_sql(path(), "DROP TABLE request; PRAGMA user_version = 1");
+  Database database = open();
+  EXPECT_TRUE(upgrade_schema(database, current_schema()));
+  EXPECT_NO_THROW(database.execute("INSERT INTO request VALUES (1, 2)"));
+  EXPECT_FALSE(upgrade_schema(database, current_schema()));
 }
 
 TEST_F(SchemaTest, CopyIsForTheOwnerOnly) {

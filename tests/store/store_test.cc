@@ -61,7 +61,7 @@ TEST_F(StoreTest, FactsAreWhatItWasMadeWith) {
   EXPECT_EQ(facts.base_size, 50'000U);
   EXPECT_EQ(facts.chunk_size, 4096U);
   EXPECT_EQ(facts.policy, "sparse");
-  EXPECT_EQ(facts.format_version, 1);
+  EXPECT_EQ(facts.format_version, current_schema().version);
   EXPECT_EQ(facts.uuid.size(), 36U);
   EXPECT_EQ(facts.uuid[14], '4');
 }
