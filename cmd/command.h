@@ -44,5 +44,8 @@ int run_mv(const Arguments& arguments);
 int run_resize(const Arguments& arguments);
 int run_limit(const Arguments& arguments);
 int run_check(const Arguments& arguments);
+int run_restart(const Arguments& arguments);
+/// Not for people, and in no list; see cmd/serve.cc.
+int run_serve(const Arguments& arguments);
 
 }  // namespace cowfs

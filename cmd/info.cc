@@ -70,12 +70,12 @@ Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
   for (const std::string key :
-       {"mount",      "base",        "base_size",      "base_written", "store",
-        "chunk_size", "policy",      "format_version", "images",       "own_bytes",
-        "free_bytes", "total_bytes", "used_percent",   "watermark",    "cache",
-        "full",       "parked",      "read_only",      "server_pid",   "version"}) {
-    if (key == "base_written") {
-      const nlohmann::json& ns = facts.at("base_written_ns");
+       {"mount",        "base",           "base_size", "base_written", "store",      "chunk_size",
+        "policy",       "format_version", "images",    "own_bytes",    "free_bytes", "total_bytes",
+        "used_percent", "watermark",      "cache",     "full",         "parked",     "read_only",
+        "server_pid",   "keeper_pid",     "restarts",  "last_restart", "version"}) {
+    if (key == "base_written" || key == "last_restart") {
+      const nlohmann::json& ns = facts.at(key + "_ns");
       json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));
     } else {
       json[key] = facts.at(key);
@@ -190,7 +190,8 @@ std::string value_text(const std::string& key, const Json& json) {
     const auto percent = value.get<double>();
     return (on_terminal() ? percent_bar(percent) + " " : "") + fmt::format("{:.1f}%", percent);
   }
-  if (value.is_null()) return "unknown";
+  if (value.is_null())
+    return key == "last_restart" ? "never" : key == "keeper_pid" ? "none" : "unknown";
   if (key == "used_percent" || key == "watermark") return value.dump() + "%";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
   if (key == "chunk_size" || key == "size" || key.ends_with("_size") || key.ends_with("_bytes") ||

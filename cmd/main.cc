@@ -19,6 +19,7 @@ namespace {
 constexpr std::array kCommands{
     Command{"mount", "show a base as a directory of private, writable images", run_mount},
     Command{"umount", "make everything durable and take a mount down", run_umount},
+    Command{"restart", "replace the server of a mount by the program on disk", run_restart},
     Command{"sync", "make everything that was written to a mount durable", run_sync},
     Command{"create", "make images of the base", run_create},
     Command{"ls", "list mounts, or images and who uses them", run_ls},
@@ -52,6 +53,7 @@ int run(const Arguments& arguments) {
     fmt::print("cowfs {}\n", COWFS_VERSION);
     return kDone;
   }
+  if (first == "serve") return run_serve({arguments.begin() + 1, arguments.end()});
   const auto* command = std::find_if(kCommands.begin(), kCommands.end(),
                                      [&](const Command& each) { return first == each.name; });
   if (command == kCommands.end()) {

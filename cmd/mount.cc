@@ -6,15 +6,18 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "cmd/command.h"
 #include "cmd/command_line.h"
 #include "cmd/daemon.h"
-#include "cmd/logging.h"
+#include "cmd/log_target.h"
 #include "cmd/mount_options.h"
 #include "cmd/sizes.h"
 #include "cmd/target.h"
+#include "fs/keeper.h"
 #include "fs/server.h"
+#include "fs/server_config.h"
 #include "store/error.h"
 #include "store/policy.h"
 
@@ -146,8 +149,7 @@ std::string known_policy(const std::string& name) {
   }
 }
 
-ServerConfig configure(const Line& line) {
-  MountOptions options = parse_mount_options(line.options, ::geteuid() == 0);
+ServerConfig configure(const Line& line, MountOptions options) {
   ServerConfig config;
   if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
   if (line.policy) config.store.policy = known_policy(*line.policy);
@@ -175,8 +177,6 @@ ServerConfig configure(const Line& line) {
                                                                             : FullMode::error);
   if (options.watermarks) config.watermarks = *options.watermarks;
   config.on_watermark = options.on_watermark;
-  config.tune = options.tune;
-  config.tune_always = options.tune_always;
   config.fuse_options = std::move(options.fuse);
   return config;
 }
@@ -190,9 +190,16 @@ void check_fuse_device() {
   throw Error::with_message(errno, std::string(device) + ": " + error_text(errno) + hint);
 }
 
-Log open_log(const Line& line, spdlog::level::level_enum level) {
-  if (line.log_file) return log_to_file(absolute_path(*line.log_file), level);
-  return line.foreground ? log_to_stderr(level) : log_to_syslog(level);
+LogTarget log_target(const Line& line) {
+  LogTarget target;
+  target.level = line.log_level;
+  if (line.log_file) {
+    target.kind = LogTarget::Kind::file;
+    target.path = absolute_path(*line.log_file);
+  } else if (line.foreground) {
+    target.kind = LogTarget::Kind::standard_error;
+  }
+  return target;
 }
 
 }  // namespace
@@ -200,23 +207,31 @@ Log open_log(const Line& line, spdlog::level::level_enum level) {
 int run_mount(const Arguments& arguments) {
   Line line;
   if (!parse_line(arguments, line)) return kDone;
-  const spdlog::level::level_enum level = parse_log_level(line.log_level);
-  ServerConfig config = configure(line);
-  { const Base check(config.store.base_path); }  // before anything is made
+  parse_log_level(line.log_level);
+  const MountOptions options = parse_mount_options(line.options, ::geteuid() == 0);
+  const ServerConfig server = configure(line, options);
+  { const Base check(server.store.base_path); }  // before anything is made
   check_fuse_device();
-  require_writable(config.store.directory);
-  Log log = open_log(line, level);
-  config.log = log.logger;
-  config.reopen_log = log.reopen;
-  warn_of_memory(config.store.directory);
+  require_writable(server.store.directory);
+  const LogTarget target = log_target(line);
+  const Log log = open_log(target);
+  warn_of_memory(server.store.directory);
 
-  const std::string store = config.store.directory;
-  const auto serve_until_unmounted = [&](const std::function<void()>& ready) -> int {
-    return serve(std::move(config), ready) ? kDone : kFailed;
+  const nlohmann::json config{{"log", to_json(target)}, {"server", to_json(server)}};
+  const KeeperConfig keeper{.mount_point = server.mount_point,
+                            .arguments = {"cowfs", "serve", server.mount_point},
+                            .instead_of_program = {},
+                            .foreground = line.foreground,
+                            .server = config.dump(),
+                            .tune = options.tune,
+                            .tune_always = options.tune_always,
+                            .log = log.logger,
+                            .reopen_log = log.reopen};
+  const auto keep_until_unmounted = [&](const std::function<void()>& ready) {
+    return keep(keeper, ready);
   };
-  return pointing_to_check(store, [&] {
-    return line.foreground ? serve_until_unmounted([] {})
-                           : run_in_background(serve_until_unmounted);
+  return pointing_to_check(server.store.directory, [&] {
+    return line.foreground ? keep_until_unmounted([] {}) : run_in_background(keep_until_unmounted);
   });
 }
 

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "cmd/command.h"
-#include "fs/session.h"
+#include "fs/mount.h"
 #include "store/names.h"
 
 namespace cowfs {

@@ -236,6 +236,9 @@ int run_umount(const Arguments& arguments) {
     const nlohmann::json facts = mount_facts(mount);
     const auto pid = facts.at("server_pid").get<pid_t>();
     const ProcessHandle server(pid);
+    // It gives the store up last.
+    const nlohmann::json keeper_pid = facts.value("keeper_pid", nlohmann::json());
+    const ProcessHandle keeper(keeper_pid.is_null() ? pid : keeper_pid.get<pid_t>());
     const bool elsewhere = is_mounted_elsewhere(mount);
     bool ended_writes = false;
     if (force) {
@@ -259,6 +262,7 @@ int run_umount(const Arguments& arguments) {
                     mount.point + ": is mounted in another place too; its server goes on");
     } else {
       wait_for_end(server);
+      wait_for_end(keeper);
     }
   } catch (const Error& error) {
     if (!is_dead_server(error.code())) throw;

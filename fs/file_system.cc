@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "fs/check_job.h"
+#include "fs/keeper_link.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -31,6 +32,7 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
     : store_(store),
       config_(config),
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
+      handles_(config.store.live),
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
       parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
@@ -39,9 +41,21 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
                       .marks = config.watermarks,
                       .command = config.on_watermark},
                      *config.log),
-      check_job_(std::make_unique<CheckJob>(store, config.log)) {}
+      check_job_(std::make_unique<CheckJob>(store, config.log)) {
+  if (!config.store.live->taken_over()) return;
+  for (const Handles::Open& open : handles_.all()) {
+    if (const std::shared_ptr<Image> image = store.find(open.image)) image->acquire();
+  }
+  store.free_unused();
+}
 
 FileSystem::~FileSystem() = default;
+
+void FileSystem::note_keeper(const KeeperLink& keeper) {
+  *keeper_.lock() = {.pid = keeper.keeper(),
+                     .restarts = keeper.restarts(),
+                     .last_restart_ns = keeper.last_restart_ns()};
+}
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.
@@ -105,6 +119,7 @@ nlohmann::json FileSystem::describe_mount() {
   };
   const std::optional<unsigned> watermark = space_monitor_.reached();
   const std::optional<int64_t> written = store_.base_written_ns();
+  const KeeperFacts keeper = *keeper_.lock();
   return {{"mount", config_.mount_point},
           {"base", facts.base_path},
           {"base_size", facts.base_size},
@@ -124,12 +139,16 @@ nlohmann::json FileSystem::describe_mount() {
           {"parked", parking_.count()},
           {"read_only", config_.read_only},
           {"server_pid", ::getpid()},
+          {"keeper_pid", keeper.pid > 0 ? nlohmann::json(keeper.pid) : nlohmann::json()},
+          {"restarts", keeper.restarts},
+          {"last_restart_ns",
+           keeper.last_restart_ns > 0 ? nlohmann::json(keeper.last_restart_ns) : nlohmann::json()},
           {"version", COWFS_VERSION}};
 }
 
 nlohmann::json FileSystem::describe(Image& image) {
   nlohmann::json answer{{"own_bytes", image.own_bytes()},
-                        {"openers", open_counts_.of(image.id()).openers},
+                        {"openers", handles_.count(image.id()).openers},
                         {"layer", image.layer_id()},
                         {"created_ns", image.attributes().btime_ns},
                         {"failure", nullptr},

@@ -11,6 +11,7 @@
 
 #include "fs/control.h"
 #include "fs/deferred.h"
+#include "fs/handles.h"
 #include "fs/inodes.h"
 #include "fs/parking.h"
 #include "fs/rate_limit.h"
@@ -21,6 +22,7 @@
 namespace cowfs {
 
 class CheckJob;
+class KeeperLink;
 
 /// What the operations of one mount work on: the store and what only a mount knows of. Thread-safe.
 class FileSystem {
@@ -33,7 +35,7 @@ class FileSystem {
   [[nodiscard]] Store& store() { return store_; }
   [[nodiscard]] const ServerConfig& config() const { return config_; }
   [[nodiscard]] bool writeback() const { return config_.cache == CacheMode::writeback; }
-  [[nodiscard]] OpenCounts& open_counts() { return open_counts_; }
+  [[nodiscard]] Handles& handles() { return handles_; }
   [[nodiscard]] Deferred& deferred() { return deferred_; }
   [[nodiscard]] Parking& parking() { return parking_; }
   [[nodiscard]] CheckJob& check_job() { return *check_job_; }
@@ -79,13 +81,24 @@ class FileSystem {
 
   /// Has every request that was set aside answered. The session has ended, and is still there.
   void finish();
+  /// The same, but for those that wait for space, which come again to the server after this one.
+  void finish_deferred() { deferred_.finish(); }
+
+  /// What is told of the keeper from now on.
+  void note_keeper(const KeeperLink& keeper);
 
  private:
   Store& store_;
   const ServerConfig& config_;
   const Presentation presentation_;
-  OpenCounts open_counts_;
+  Handles handles_;
   RateLimit rate_limit_;
+  struct KeeperFacts {
+    pid_t pid = 0;
+    uint64_t restarts = 0;
+    int64_t last_restart_ns = 0;
+  };
+  Synchronized<KeeperFacts> keeper_;
   std::atomic<int64_t> names_changed_ns_;
   std::atomic<unsigned> flushes_here_ = 0;
   std::atomic<uint64_t> lost_writes_ = 0;

@@ -55,25 +55,4 @@ struct stat status_of_root(uint64_t images, const Presentation& presentation, in
   return status;
 }
 
-void OpenCounts::add(uint64_t image, bool writes) {
-  auto counts = counts_.lock();
-  Count& count = (*counts)[image];
-  ++count.openers;
-  if (writes) ++count.writers;
-}
-
-void OpenCounts::remove(uint64_t image, bool writes) {
-  auto counts = counts_.lock();
-  Count& count = (*counts)[image];
-  --count.openers;
-  if (writes) --count.writers;
-  if (count.openers == 0) counts->erase(image);
-}
-
-OpenCounts::Count OpenCounts::of(uint64_t image) {
-  auto counts = counts_.lock();
-  const auto found = counts->find(image);
-  return found == counts->end() ? Count{} : found->second;
-}
-
 }  // namespace cowfs

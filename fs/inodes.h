@@ -4,10 +4,8 @@
 
 #include <cstdint>
 #include <optional>
-#include <unordered_map>
 
 #include "store/image.h"
-#include "store/synchronized.h"
 
 namespace cowfs {
 
@@ -27,20 +25,5 @@ struct stat status_of(Image& image, const Presentation& presentation);
 
 /// stat(2) of the mount's directory, which belongs to who mounted.
 struct stat status_of_root(uint64_t images, const Presentation& presentation, int64_t changed_ns);
-
-/// How often each image is open. Thread-safe.
-class OpenCounts {
- public:
-  struct Count {
-    uint64_t openers = 0;
-    uint64_t writers = 0;
-  };
-  void add(uint64_t image, bool writes);
-  void remove(uint64_t image, bool writes);
-  [[nodiscard]] Count of(uint64_t image);
-
- private:
-  Synchronized<std::unordered_map<uint64_t, Count>> counts_;
-};
 
 }  // namespace cowfs

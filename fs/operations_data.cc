@@ -27,14 +27,13 @@ void open(fuse_req_t request, fuse_ino_t inode, fuse_file_info* info) {
     FileSystem& fs = file_system(request);
     const std::shared_ptr<Image> image = fs.image(inode);
     open_image(fs, *image, *info);
-    if (fuse_reply_open(request, info) != 0) close_image(fs, *image, *info);
+    if (fuse_reply_open(request, info) != 0) close_image(fs, *info);
   });
 }
 
 void release(fuse_req_t request, fuse_ino_t inode, fuse_file_info* info) {
   answer(request, "release", inode, [&] {
-    FileSystem& fs = file_system(request);
-    close_image(fs, *fs.image(inode), *info);
+    close_image(file_system(request), *info);
     fuse_reply_err(request, 0);
   });
 }
@@ -210,7 +209,7 @@ void seek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence,
     FileSystem& fs = file_system(request);
     const std::shared_ptr<Image> image = fs.image(inode);
     const auto at = static_cast<uint64_t>(offset);
-    if (!fs.writeback() || fs.open_counts().of(inode).writers == 0) {
+    if (!fs.writeback() || fs.handles().count(inode).writers == 0) {
       reply_seek(request, whence == SEEK_DATA ? image->next_data(at) : image->next_hole(at));
       return;
     }

@@ -6,6 +6,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "fs/operations.h"
@@ -35,6 +38,41 @@ Store::NewImage new_image(fuse_req_t request, const char* name, mode_t mode, boo
           .gid = caller->gid};
 }
 
+/// A change of names, done once though its request may come again; to live until it is answered.
+class NameChange {
+ public:
+  explicit NameChange(FileSystem& fs) : fs_(fs), request_(current_request()) {}
+  NameChange(const NameChange&) = delete;
+  NameChange& operator=(const NameChange&) = delete;
+  ~NameChange() {
+    // What failed is not on record, and may fail otherwise when it comes again.
+    if (recorded_) attempt([this] { fs_.store().answered(request_.number); });
+  }
+
+  void run(const std::function<void(uint64_t request)>& work) {
+    if (!done()) work(request_.number);
+    recorded_ = true;
+    fs_.note_names_changed();
+  }
+  std::shared_ptr<Image> make(const Store::NewImage& image) {
+    const std::optional<uint64_t> made = done();
+    const std::shared_ptr<Image> result =
+        made ? fs_.image(*made) : fs_.store().create(image, request_.number);
+    recorded_ = true;
+    fs_.note_names_changed();
+    return result;
+  }
+
+ private:
+  [[nodiscard]] std::optional<uint64_t> done() const {
+    return request_.again ? fs_.store().done(request_.number) : std::nullopt;
+  }
+
+  FileSystem& fs_;
+  const Request request_;
+  bool recorded_ = false;
+};
+
 void lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
   answer(request, "lookup", parent, [&] {
     FileSystem& fs = file_system(request);
@@ -58,11 +96,11 @@ void create(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode
     // Those who copy (O_EXCL, O_TRUNC) skip holes of their source and need an empty file; others
     // get the base.
     const bool empty = (info->flags & (O_EXCL | O_TRUNC)) != 0;
-    const std::shared_ptr<Image> image = fs.store().create(new_image(request, name, mode, empty));
-    fs.note_names_changed();
+    NameChange change(fs);
+    const std::shared_ptr<Image> image = change.make(new_image(request, name, mode, empty));
     open_image(fs, *image, *info);
     const fuse_entry_param entry = entry_of(fs, *image);
-    if (fuse_reply_create(request, &entry, info) != 0) close_image(fs, *image, *info);
+    if (fuse_reply_create(request, &entry, info) != 0) close_image(fs, *info);
   });
 }
 
@@ -71,8 +109,8 @@ void make_node(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t m
   answer(request, "mknod", parent, [&] {
     if (!S_ISREG(mode)) throw Error(EPERM, "mknod");
     FileSystem& fs = file_system(request);
-    const std::shared_ptr<Image> image = fs.store().create(new_image(request, name, mode, false));
-    fs.note_names_changed();
+    NameChange change(fs);
+    const std::shared_ptr<Image> image = change.make(new_image(request, name, mode, false));
     const fuse_entry_param entry = entry_of(fs, *image);
     fuse_reply_entry(request, &entry);
   });
@@ -96,8 +134,8 @@ void make_link(fuse_req_t request, fuse_ino_t /*inode*/, fuse_ino_t /*parent*/,
 void unlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
   answer(request, "unlink", parent, [&] {
     FileSystem& fs = file_system(request);
-    fs.store().remove(name);
-    fs.note_names_changed();
+    NameChange change(fs);
+    change.run([&](uint64_t number) { fs.store().remove(name, number); });
     fuse_reply_err(request, 0);
   });
 }
@@ -114,8 +152,8 @@ void rename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t 
       throw Error(EINVAL, "rename");
     }
     FileSystem& fs = file_system(request);
-    fs.store().rename(name, new_name, how);
-    fs.note_names_changed();
+    NameChange change(fs);
+    change.run([&](uint64_t number) { fs.store().rename(name, new_name, how, number); });
     fuse_reply_err(request, 0);
   });
 }

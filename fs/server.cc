@@ -4,26 +4,29 @@
 #include <poll.h>
 #include <spdlog/logger.h>
 #include <sys/eventfd.h>
-#include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <optional>
 #include <set>
 
 #include "fs/file_system.h"
+#include "fs/keeper_link.h"
+#include "fs/mount.h"
 #include "fs/operations.h"
+#include "fs/saved_init.h"
 #include "fs/session.h"
 #include "fs/tuning.h"
 #include "fs/users.h"
 #include "store/base_watch.h"
 #include "store/descriptor.h"
 #include "store/error.h"
+#include "store/live_memory.h"
 
 namespace cowfs {
 namespace {
@@ -53,24 +56,9 @@ std::vector<std::string> mount_options(const ServerConfig& config, const Store& 
   return options;
 }
 
-/// Runs fusermount3(1), for who may not unmount by himself. 0 or an errno value.
-int run_fusermount(const std::string& mount_point) {
-  const pid_t child = ::fork();
-  if (child < 0) return errno;
-  if (child == 0) {
-    ::execlp("fusermount3", "fusermount3", "-u", "-q", mount_point.c_str(), nullptr);
-    ::_exit(127);
-  }
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : EBUSY;
-}
-
 /// Unmounts if nothing uses the mount; logs who does otherwise.
 void unmount_if_idle(const ServerConfig& config, uint64_t device) {
-  int code = ::umount2(config.mount_point.c_str(), UMOUNT_NOFOLLOW) == 0 ? 0 : errno;
-  if (code == EPERM) code = run_fusermount(config.mount_point);
+  const int code = unmount_mount_point(config.mount_point, 0);
   if (code == 0) return;
   std::string who;
   for (const auto& [inode, user] : users_of_mount(device)) {
@@ -80,40 +68,100 @@ void unmount_if_idle(const ServerConfig& config, uint64_t device) {
                    who.empty() ? "" : "; in use by " + who);
 }
 
-/// Serves signals until `ended` can be read.
-void serve_signals(const ServerConfig& config, const sigset_t& signals, int ended,
-                   uint64_t device) {
-  const Descriptor signal_fd(::signalfd(-1, &signals, SFD_CLOEXEC), "signalfd");
-  std::array<pollfd, 2> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd.fd(), POLLIN, 0}};
-  while (true) {
-    if (::poll(polled.data(), polled.size(), -1) < 0) {
-      if (errno == EINTR) continue;
-      throw Error(errno, "poll");
-    }
-    if (polled[0].revents != 0) return;
-    signalfd_siginfo info{};
-    if (::read(signal_fd.fd(), &info, sizeof(info)) != sizeof(info)) continue;
-    // A server that lacks memory, threads or descriptors for it goes on serving.
-    attempt([&] {
-      if (info.ssi_signo == SIGHUP) {
-        if (config.reopen_log) config.reopen_log();
-        config.log->info("log: reopened");
-      } else {
-        config.log->info("signal {}: unmounting {}", info.ssi_signo, config.mount_point);
-        unmount_if_idle(config, device);
+/// All that this process is to do is answered; the next server goes on.
+[[noreturn]] void hand_over(const ServerConfig& config, FileSystem& fs, Session& session) {
+  config.log->info("hand-over: {}: requested by the keeper", config.mount_point);
+  session.stop_reading();
+  fs.finish_deferred();
+  config.log->flush();
+  // As by a SIGKILL, at a quiet moment: nothing is given back that the next one goes on with.
+  ::_exit(0);
+}
+
+/// Serves signals and the keeper until `ended` can be read.
+class Control {
+ public:
+  Control(const ServerConfig& config, KeeperLink& keeper, const sigset_t& signals, FileSystem& fs,
+          Session& session)
+      : config_(config),
+        keeper_(keeper),
+        fs_(fs),
+        session_(session),
+        signal_fd_(::signalfd(-1, &signals, SFD_CLOEXEC), "signalfd") {}
+
+  void run(int ended) {
+    while (true) {
+      std::array<pollfd, 3> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd_.fd(), POLLIN, 0},
+                                   pollfd{keeper_.fd(), POLLIN, 0}};
+      if (::poll(polled.data(), polled.size(), -1) < 0) {
+        if (errno == EINTR) continue;
+        throw Error(errno, "poll");
       }
-    });
+      if (polled[0].revents != 0) return;
+      // A server that lacks memory, threads or descriptors for it goes on serving.
+      if (polled[2].revents != 0) attempt([&] { listen(); });
+      if (polled[1].revents != 0) attempt([&] { serve_signal(); });
+    }
   }
+
+ private:
+  void listen() {
+    const std::optional<Say> said = keeper_.listen();
+    if (said == Say::hand_over) hand_over(config_, fs_, session_);
+    if (said) return;
+    fs_.note_keeper(keeper_);
+    config_.log->error(
+        "keeper: {}: is gone; this server goes on, but nothing comes after it if it dies: `cowfs "
+        "restart {}` brings a new keeper",
+        config_.mount_point, config_.mount_point);
+  }
+
+  void serve_signal() {
+    signalfd_siginfo info{};
+    if (::read(signal_fd_.fd(), &info, sizeof(info)) != sizeof(info)) return;
+    if (info.ssi_signo == SIGHUP) {
+      if (config_.reopen_log) config_.reopen_log();
+      config_.log->info("log: reopened");
+      keeper_.say(Say::reopen_log);
+    } else if (keeper_.fd() >= 0) {
+      keeper_.say(Say::terminate);
+    } else {
+      config_.log->info("signal {}: unmounting {}", info.ssi_signo, config_.mount_point);
+      struct stat root {};
+      if (::stat(config_.mount_point.c_str(), &root) == 0) {
+        unmount_if_idle(config_, root.st_dev);
+      }
+    }
+  }
+
+  const ServerConfig& config_;
+  KeeperLink& keeper_;
+  FileSystem& fs_;
+  Session& session_;
+  const Descriptor signal_fd_;
+};
+
+/// Returns once the kernel has taken in the reply to FUSE_INIT.
+void wait_until_usable(const std::string& mount_point) {
+  struct stat root {};
+  if (::stat(mount_point.c_str(), &root) != 0) throw Error(errno, "use " + mount_point);
 }
 
 }  // namespace
 
-bool serve(ServerConfig config, const std::function<void()>& ready) {
-  const bool io_flusher = prepare_process(*config.log);
+bool serve(ServerConfig config, KeeperLink& keeper) {
+  prepare_process(*config.log);
   const sigset_t signals = block_signals();
 
+  if (keeper.takes_over()) {
+    // What was meant for the first server.
+    config.store.create = false;
+    config.store.accept_changed_base = false;
+  }
   config.store.mount = config.mount_point;
   config.store.log = config.log;
+  config.store.live = std::make_shared<LiveMemory>(keeper.held("live").value());
+  config.store.lock_held = {keeper.held("lock-directory"), keeper.held("lock-file")};
   Store store(config.store);
   // A mount that fails leaves nothing behind.
   struct Unmake {
@@ -123,6 +171,8 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
       if (armed) store.unmake_if_new();
     }
   } unmake{store};
+  keeper.hold("lock-directory", store.lock().directory_fd());
+  keeper.hold("lock-file", store.lock().file_fd());
   uint64_t lost_writes = 0;
   const Descriptor ended(::eventfd(0, EFD_CLOEXEC), "eventfd");
   {
@@ -130,27 +180,25 @@ bool serve(ServerConfig config, const std::function<void()>& ready) {
         store.base(), [&store](const std::string& what) { store.note_base_written(what); },
         *config.log);
     FileSystem fs(store, config);
-    Session session(config.mount_point, mount_options(config, store), operations(), &fs);
+    fs.note_keeper(keeper);
+    const std::vector<std::string> options = mount_options(config, store);
+    const bool takes_over = keeper.takes_over();
+    const int connection = takes_over ? keeper.held("connection").value() : keeper.mount(options);
+    static_assert(sizeof(SavedInit) <= LiveMemory::kNoteBytes);
+    Session session(connection, options, operations(), &fs,
+                    *static_cast<SavedInit*>(config.store.live->notes()));
     session.start(FileSystem::threads(), [&ended] {
       const uint64_t one = 1;
       static_cast<void>(!::write(ended.fd(), &one, sizeof(one)));
     });
-
-    // Answered once the kernel has taken in the reply to INIT; only then can the bdi be tuned.
-    struct stat root {};
-    if (::stat(config.mount_point.c_str(), &root) != 0) {
-      throw Error(errno, "use " + config.mount_point);
-    }
-    if (config.tune && ::geteuid() == 0) {
-      tune_bdi(root.st_dev, io_flusher || config.tune_always, *config.log);
-    }
+    if (!takes_over) wait_until_usable(config.mount_point);
     const size_t images = store.image_count();
-    config.log->info("mounted: {}: base {}, store {}, {} {}", config.mount_point,
-                     store.facts().base_path, store.facts().directory, images,
+    config.log->info("{}: {}: base {}, store {}, {} {}", takes_over ? "taken over" : "mounted",
+                     config.mount_point, store.facts().base_path, store.facts().directory, images,
                      images == 1 ? "image" : "images");
     unmake.armed = false;
-    ready();
-    serve_signals(config, signals, ended.fd(), root.st_dev);
+    keeper.say(Say::ready, session.can_be_taken_over() ? 1 : 0);
+    Control(config, keeper, signals, fs, session).run(ended.fd());
     store.announce_ending();
     session.join();
     fs.finish();  // while there is a session to answer to

@@ -31,18 +31,20 @@ struct ServerConfig {
   std::vector<unsigned> watermarks{80, 90, 95};  ///< percent of the store's file system
   std::string on_watermark;                      ///< a command for sh(1), or nothing
   std::optional<uint32_t> max_read;              ///< bytes of the largest read request
-  bool tune = true;  ///< set the bdi where root may, and its dirty limits where that is safe
-  bool tune_always = false;  ///< the dirty limits also where PR_SET_IO_FLUSHER was refused
-  std::vector<std::string> fuse_options;  ///< passed on to libfuse, "nosuid" say
+  std::vector<std::string> fuse_options;         ///< passed on to libfuse, "nosuid" say
   std::shared_ptr<spdlog::logger> log;
   std::function<void()> reopen_log;  ///< at SIGHUP
 };
 
-/// Opens the store, mounts, and serves until the file system is unmounted; then makes everything
-/// durable and gives the store up. Throws Error, with everything undone, before `ready` was called.
-/// SIGTERM and SIGINT unmount if nothing uses the mount, and else log who does. The calling thread
-/// must be the only one. `ready` is called once, when the file system can be used. Returns whether
-/// all is durable that was not refused with an error.
-bool serve(ServerConfig config, const std::function<void()>& ready);
+class KeeperLink;
+
+/// Opens the store, has the keeper mount, and serves until the file system is unmounted; then makes
+/// everything durable and gives the store up. If the keeper hands over what a server before this
+/// one left, goes on with that instead. Throws Error, with everything undone, before the keeper was
+/// told that the file system is usable. SIGTERM and SIGINT are passed on to the keeper; without one
+/// they unmount if nothing uses the mount, and log who does otherwise. The calling thread must be
+/// the only one. Returns whether all is durable that was not refused with an error; does not return
+/// when the keeper asks for a hand-over.
+bool serve(ServerConfig config, KeeperLink& keeper);
 
 }  // namespace cowfs

@@ -1,44 +1,52 @@
+// A server that takes over a connection
+//
+// The kernel sends FUSE_INIT once. The first server keeps the request and its reply; one that takes
+// over is handed the saved request by read_request, as if it came from the kernel, and its reply
+// goes nowhere: it has to be the saved one, since the kernel holds to that.
+//
+// Then the kernel is told to send again what was read and not answered (FUSE_NOTIFY_RESEND, Linux
+// 6.9). Such a request carries a bit in its number, which its reply has to carry too.
+
 #include "fs/session.h"
 
-#include <fcntl.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
-#include <spdlog/spdlog.h>
+#include <pthread.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <cerrno>
-#include <cstdarg>
-#include <cstdio>
+#include <chrono>
+#include <csignal>
+#include <cstring>
 #include <span>
 #include <utility>
 
+#include "fs/libfuse_log.h"
+#include "fs/request.h"
 #include "fs/request_buffer.h"
+#include "fs/resend.h"
+#include "fs/saved_init.h"
 #include "store/error.h"
 
 namespace cowfs {
 namespace {
 
-/// What libfuse says while it mounts, to be put into our own message. libfuse's log function has no
-/// argument of ours, hence a variable.
-thread_local std::string* mount_messages = nullptr;
+/// Ends a thread's wait for requests; its handler does nothing.
+const int kWakeSignal = SIGUSR2;
 
-void log_line(std::string line) {
-  while (line.ends_with('\n')) line.pop_back();
-  if (mount_messages != nullptr) {
-    *mount_messages += (mount_messages->empty() ? "" : "; ") + line;
-  } else {
-    spdlog::warn("libfuse: {}", line);
-  }
-}
+thread_local Request current;
 
-void log_libfuse(fuse_log_level /*level*/, const char* format, va_list arguments) {
-  std::array<char, 512> text{};
-  std::vsnprintf(text.data(), text.size(), format, arguments);
-  attempt([&] { log_line(text.data()); });
-}
+// INIT is the first request of a connection and there is one connection in a process.
+enum class Stage {
+  fresh,      // INIT is to come from the kernel
+  replaying,  // INIT is to come from SavedInit
+  differs,    // it was answered otherwise than before
+  agreed,
+};
+std::atomic<Stage> stage = Stage::fresh;
+SavedInit* saved_init = nullptr;
 
 /// Adds FUSE_HANDLE_KILLPRIV_V2 to the INIT reply, which libfuse 3.14 does not know. It says that
 /// set-id bits and file capabilities never survive a write here, which is so: images have neither.
@@ -55,55 +63,74 @@ bool is_init_reply(std::span<const iovec> reply) {
          static_cast<const fuse_out_header*>(reply[0].iov_base)->error == 0;
 }
 
+using ReplyBytes = std::array<std::byte, sizeof(fuse_out_header) + sizeof(fuse_init_out)>;
+static_assert(sizeof(ReplyBytes) <= sizeof(SavedInit::reply));
+
+ReplyBytes bytes_of(std::span<const iovec> reply) {
+  ReplyBytes bytes{};
+  std::memcpy(bytes.data(), reply[0].iov_base, reply[0].iov_len);
+  std::memcpy(bytes.data() + reply[0].iov_len, reply[1].iov_base, reply[1].iov_len);
+  return bytes;
+}
+
+void save_reply(const ReplyBytes& bytes) {
+  std::memcpy(saved_init->reply.data(), bytes.data(), bytes.size());
+  std::atomic_ref(saved_init->reply_size).store(static_cast<uint32_t>(bytes.size()));
+}
+
 ssize_t write_reply(int fd, iovec* vector, int count, void* /*user_data*/) {
-  // INIT is the first request of a connection and there is one connection in a process.
-  static std::atomic<bool> init_answered = false;
   const std::span reply(vector, static_cast<size_t>(count));
+  const Stage now = stage.load(std::memory_order_acquire);
   fuse_init_out changed{};
-  if (!init_answered.load(std::memory_order_relaxed) && is_init_reply(reply)) {
-    init_answered = true;
+  if (now != Stage::agreed && is_init_reply(reply)) {
     add_init_flags(reply, changed);
+    const ReplyBytes bytes = bytes_of(reply);
+    if (now == Stage::replaying) {
+      const bool same = saved_init->reply_size == bytes.size() &&
+                        std::memcmp(saved_init->reply.data(), bytes.data(), bytes.size()) == 0;
+      stage = same ? Stage::agreed : Stage::differs;
+      return static_cast<ssize_t>(bytes.size());
+    }
+    save_reply(bytes);
+    stage = Stage::agreed;
   }
   return ::writev(fd, vector, count);
 }
 
 ssize_t read_request(int fd, void* buffer, size_t size, void* /*user_data*/) {
-  return ::read(fd, buffer, size);
+  if (stage.load(std::memory_order_acquire) == Stage::replaying) {
+    std::memcpy(buffer, saved_init->request.data(), saved_init->request_size);
+    return saved_init->request_size;
+  }
+  const ssize_t count = ::read(fd, buffer, size);
+  if (count < static_cast<ssize_t>(sizeof(fuse_in_header))) return count;
+  const auto& header = *static_cast<const fuse_in_header*>(buffer);
+  current = {.number = header.unique & ~kSentAgain, .again = (header.unique & kSentAgain) != 0};
+  if (header.opcode == FUSE_INIT && static_cast<size_t>(count) <= saved_init->request.size()) {
+    std::memcpy(saved_init->request.data(), buffer, static_cast<size_t>(count));
+    saved_init->request_size = static_cast<uint32_t>(count);
+  }
+  return count;
 }
 
-void require_fuse_device() {
-  const int fd = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
-  if (fd >= 0) {
-    ::close(fd);
-    return;
-  }
-  const int code = errno;
-  std::string hint;
-  if (code == ENOENT || code == ENODEV || code == ENXIO) {
-    hint = "; the kernel module 'fuse' is missing (modprobe fuse)";
-  } else if (code == EACCES || code == EPERM) {
-    hint = "; only root may mount here: others can where its mode is 0666, as is usual";
-  }
-  throw Error::with_message(code, "open /dev/fuse: " + error_text(code) + hint);
-}
+void ignore_signal(int /*signal*/) {}
 
 }  // namespace
+
+Request current_request() { return current; }
 
 void Session::Destroy::operator()(fuse_session* session) const noexcept {
   fuse_session_destroy(session);
 }
 
-Session::Session(const std::string& mount_point, const std::vector<std::string>& options,
-                 const fuse_lowlevel_ops& operations, void* user_data) {
-  require_fuse_device();
-  std::string messages;
-  mount_messages = &messages;
-  fuse_set_log_func(log_libfuse);
-  const auto fail = [&](const std::string& what) {
-    mount_messages = nullptr;
-    throw Error::with_message(EPERM, what + (messages.empty() ? "" : ": " + messages));
+Session::Session(int fd, const std::vector<std::string>& options,
+                 const fuse_lowlevel_ops& operations, void* user_data, SavedInit& saved)
+    : fd_(fd), saved_(saved) {
+  const LibfuseMessages messages;
+  const auto fail = [&] {
+    const std::string& text = messages.text();
+    throw Error::with_message(EPERM, "serve" + (text.empty() ? "" : ": " + text));
   };
-
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);
   fuse_opt_add_arg(&arguments, "cowfs");
   for (const std::string& option : options) {
@@ -111,28 +138,73 @@ Session::Session(const std::string& mount_point, const std::vector<std::string>&
   }
   session_.reset(fuse_session_new(&arguments, &operations, sizeof(operations), user_data));
   fuse_opt_free_args(&arguments);
-  if (session_ == nullptr) fail("mount " + mount_point);
-  if (fuse_session_mount(session_.get(), mount_point.c_str()) != 0) fail("mount " + mount_point);
+  if (session_ == nullptr) fail();
 
   const fuse_custom_io io{.writev = write_reply,
                           .read = read_request,
                           .splice_receive = nullptr,
                           .splice_send = nullptr};
-  if (fuse_session_custom_io(session_.get(), &io, fuse_session_fd(session_.get())) != 0) {
-    fail("serve " + mount_point);
+  // libfuse closes what it is given.
+  const int own = ::dup(fd);
+  if (own < 0) throw Error(errno, "serve");
+  if (fuse_session_custom_io(session_.get(), &io, own) != 0) {
+    ::close(own);
+    fail();
   }
-  mount_messages = nullptr;
+  saved_init = &saved;
+  stage = saved.reply_size > 0 ? Stage::replaying : Stage::fresh;
+  struct sigaction action {};
+  action.sa_handler = ignore_signal;  // without SA_RESTART: read(2) ends with EINTR
+  ::sigaction(kWakeSignal, &action, nullptr);
 }
 
-Session::~Session() {
-  // Does nothing if the connection has ended, also where something else is mounted there by now.
-  fuse_session_unmount(session_.get());
-  join();
+Session::~Session() { join(); }
+
+void Session::replay_init() {
+  if (saved_.request_size < sizeof(fuse_in_header) + sizeof(fuse_init_in) ||
+      saved_.request_size > saved_.request.size()) {
+    throw Error::with_message(EPROTO, "take over: what was saved of FUSE_INIT is damaged");
+  }
+  RequestBuffer memory;
+  fuse_buf request{};
+  request.mem = memory.memory();
+  const int size = fuse_session_receive_buf(session_.get(), &request);
+  if (size > 0) fuse_session_process_buf(session_.get(), &request);
+  if (stage != Stage::agreed) {
+    throw Error::with_message(EPROTO,
+                              "take over: this program would agree upon other things with the "
+                              "kernel (FUSE_INIT) than the one that mounted; mount anew for it");
+  }
+  // Nobody else reads or answers any more.
+  const int code = ask_to_send_again(fd_);
+  if (code != 0 && code != ENODEV && code != EPERM) {
+    throw Error(code, "take over: ask the kernel to send requests again");
+  }
 }
 
 void Session::start(unsigned threads, std::function<void()> ended) {
+  if (stage == Stage::replaying) replay_init();
   ended_ = std::move(ended);
-  for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { serve(); });
+  for (unsigned i = 0; i < threads; ++i) {
+    ++running_;
+    threads_.emplace_back([this] { serve(); });
+  }
+}
+
+bool Session::can_be_taken_over() const {
+  fuse_init_in init{};
+  if (saved_.request_size < sizeof(fuse_in_header) + sizeof(init)) return false;
+  std::memcpy(&init, saved_.request.data() + sizeof(fuse_in_header), sizeof(init));
+  return (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & kHasResend) != 0;
+}
+
+void Session::stop_reading() {
+  stopping_ = true;
+  // A thread may be about to read when the signal comes: until all are out.
+  while (running_.load() > 0) {
+    for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), kWakeSignal);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void Session::join() {
@@ -144,23 +216,15 @@ void Session::serve() {
   RequestBuffer memory;
   fuse_buf request{};
   request.mem = memory.memory();
-  while (fuse_session_exited(session_.get()) == 0) {
+  while (!stopping_ && fuse_session_exited(session_.get()) == 0) {
     const int size = fuse_session_receive_buf(session_.get(), &request);
     if (size == -EINTR || size == -EAGAIN) continue;
     if (size <= 0) break;
     fuse_session_process_buf(session_.get(), &request);
   }
-  fuse_session_exit(session_.get());
+  if (!stopping_) fuse_session_exit(session_.get());
+  --running_;
   if (!told_.exchange(true)) ended_();
-}
-
-std::string fuse_option(const std::string& name, const std::string& value) {
-  std::string option = name + "=";
-  for (const char c : value) {
-    if (c == ',' || c == '\\') option += '\\';
-    option += c;
-  }
-  return option;
 }
 
 }  // namespace cowfs

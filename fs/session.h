@@ -12,21 +12,31 @@ struct fuse_lowlevel_ops;
 
 namespace cowfs {
 
-/// A FUSE mount and the threads that serve it.
+struct SavedInit;
+
+/// Serves a FUSE connection with threads. One in a process at a time.
 class Session {
  public:
-  /// Mounts on `mount_point`. `options` are libfuse's and mount(2)'s, "ro" say. Each request calls
-  /// its operation with `user_data`. Throws Error with what the kernel or fusermount3 said.
-  Session(const std::string& mount_point, const std::vector<std::string>& options,
-          const fuse_lowlevel_ops& operations, void* user_data);
+  /// `fd` is the connection's, and stays the caller's. `options` are those that it was mounted
+  /// with. Each request calls its operation with `user_data`. How the connection was agreed upon is
+  /// kept in `saved`; if it holds that of a server before this one, this one takes over from it.
+  Session(int fd, const std::vector<std::string>& options, const fuse_lowlevel_ops& operations,
+          void* user_data, SavedInit& saved);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
-  /// Unmounts if it is mounted still.
+  /// Waits for the threads.
   ~Session();
 
   /// Starts `threads` threads; `ended` is called once, by one of them, when the file system has
-  /// been unmounted or the connection aborted.
+  /// been unmounted or the connection aborted, or after `stop_reading`. Taking over, what the
+  /// server before has read and not answered is asked for again first. Throws Error EPROTO, before
+  /// anything is read, if this server would agree upon something else than that one did.
   void start(unsigned threads, std::function<void()> ended);
+  /// Whether the kernel is one from which another server could take the connection over; once
+  /// FUSE_INIT was answered.
+  [[nodiscard]] bool can_be_taken_over() const;
+  /// Lets the threads end once they have answered what they have read; the connection stays.
+  void stop_reading();
   /// Waits for the threads, which end with the mount.
   void join();
 
@@ -35,15 +45,17 @@ class Session {
     void operator()(fuse_session* session) const noexcept;
   };
 
+  void replay_init();
   void serve();
 
+  const int fd_;
+  SavedInit& saved_;
   std::unique_ptr<fuse_session, Destroy> session_;
   std::function<void()> ended_;
+  std::atomic<bool> stopping_ = false;
   std::atomic<bool> told_ = false;
+  std::atomic<unsigned> running_ = 0;
   std::vector<std::thread> threads_;
 };
-
-/// An option for libfuse with commas and backslashes of `value` escaped: "fsname=/srv/a\,b".
-std::string fuse_option(const std::string& name, const std::string& value);
 
 }  // namespace cowfs

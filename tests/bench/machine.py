@@ -38,7 +38,8 @@ class Mount:
 
     def __init__(self, directory):
         self.directory = directory
-        self.server = int(json.loads(command(COWFS, "info", "--json", directory))["server_pid"])
+        facts = json.loads(command(COWFS, "info", "--json", directory))
+        self.server, self.keeper = int(facts["server_pid"]), int(facts["keeper_pid"])
 
     def path(self, name):
         return os.path.join(self.directory, name)

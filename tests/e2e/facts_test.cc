@@ -151,7 +151,7 @@ TEST_F(FactsOnMounts, InfoOfAMountTellsItsFacts) {
           "kind",        "mount",      "base",           "base_size", "base_written", "store",
           "chunk_size",  "policy",     "format_version", "images",    "own_bytes",    "free_bytes",
           "total_bytes", "cache",      "full",           "parked",    "used_percent", "watermark",
-          "read_only",   "server_pid", "version"}));
+          "read_only",   "server_pid", "keeper_pid",     "restarts",  "last_restart", "version"}));
   EXPECT_EQ(info["kind"], "mount");
   EXPECT_EQ(info["mount"], MountPoint().string());
   EXPECT_EQ(info["base"], Base().string());

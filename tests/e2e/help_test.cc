@@ -127,7 +127,8 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "total_bytes",    "cache",    "read_only",  "server_pid",
                                   "version",        "cow_file", "users",      "mounted_on",
                                   "full",           "parked",   "watermark",  "used_percent",
-                                  "space_limit",    "failure"}
+                                  "space_limit",    "failure",  "keeper_pid", "restarts",
+                                  "last_restart"}
       : GetParam() == "check"
           ? std::set<std::string>{"store", "mount",        "state",    "images",    "damage",
                                   "leaks", "leaked_bytes", "repaired", "findings",  "severity",

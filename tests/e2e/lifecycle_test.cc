@@ -375,7 +375,7 @@ TEST_F(Ending, InTheForegroundItLogsToStandardErrorAndEndsByASignal) {
         << ReadFile(Scratch() / "err");
     Touch(MountPoint() / "dom1");
     EXPECT_TRUE(Holds(MountPoint() / "dom1", base));
-    EXPECT_EQ(CowfsJson({"info", MountPoint()})["server_pid"], server.pid());
+    EXPECT_EQ(CowfsJson({"info", MountPoint()})["keeper_pid"], server.pid());
     {
       // Who holds it is told on standard error.
       const auto holder = Hold(MountPoint() / "dom1");

@@ -101,14 +101,17 @@ void Mount::MountAgain() {
   if (!result.let_go) {
     throw std::runtime_error("cowfs mount: the server keeps the caller's output open");
   }
-  server_ = CowfsJson({"info", directory_.string()}).at("server_pid").get<pid_t>();
+  const Json facts = CowfsJson({"info", directory_.string()});
+  server_ = facts.at("server_pid").get<pid_t>();
+  keeper_ = facts.at("keeper_pid").get<pid_t>();
   undo_.Cancel();
-  undo_ = Undo([directory = directory_, pid = server_] {
+  undo_ = Undo([directory = directory_, server = server_, keeper = keeper_] {
     if (!IsMountPoint(directory)) {
       return;
     }
     if (Cowfs({"umount", directory.string()}, Within(30)).status != 0) {
-      KillAndWait(pid);
+      KillAndWait(keeper);
+      KillAndWait(server);
       Execute({"umount", "-l", directory.string()}, Within(30));
     }
   });
@@ -122,7 +125,10 @@ void Mount::Unmount() {
   }
 }
 
-void Mount::Kill() const { KillAndWait(server_); }
+void Mount::Kill() const {
+  KillAndWait(keeper_);
+  KillAndWait(server_);
+}
 
 LoopDevice::LoopDevice(const Path& file, const Arguments& arguments) {
   Arguments command{"losetup", "-f", "--show"};

@@ -49,6 +49,7 @@ class Mount {
   const Path& directory() const { return directory_; }
   Path operator/(const std::string& image) const { return directory_ / image; }
   pid_t server() const { return server_; }
+  pid_t keeper() const { return keeper_; }
 
   void Unmount();
   void MountAgain();  // with the same arguments
@@ -56,7 +57,8 @@ class Mount {
     Unmount();
     MountAgain();
   }
-  // SIGKILL to the server; returns when it is gone. The mount point stays, dead.
+  // SIGKILL to keeper and server, as a crash of the host ends them; returns when they are gone. The
+  // mount point stays, dead.
   void Kill() const;
 
  private:
@@ -64,6 +66,7 @@ class Mount {
   Path directory_;
   Arguments arguments_;
   pid_t server_ = -1;
+  pid_t keeper_ = -1;
   Undo undo_;
 };
 

@@ -20,6 +20,8 @@
 #include <thread>
 #include <vector>
 
+#include "fs/keeper.h"
+#include "fs/keeper_link.h"
 #include "fs/server.h"
 #include "store/error.h"
 
@@ -100,7 +102,16 @@ class SlowBase : public ::testing::Test {
     };
     bool good = false;
     try {
-      good = serve(config, [ready] { static_cast<void>(!::write(ready, "r", 1)); });
+      KeeperConfig keeper;
+      keeper.mount_point = config.mount_point;
+      keeper.log = config.log;
+      keeper.instead_of_program = [&config](int socket) {
+        KeeperLink link(socket);
+        const int status = serve(config, link) ? 0 : 1;
+        link.say(Say::ended, status);
+        return status;
+      };
+      good = keep(keeper, [ready] { static_cast<void>(!::write(ready, "r", 1)); }) == 0;
     } catch (const Error&) {
       good = false;
     }

@@ -5,19 +5,6 @@
 namespace cowfs {
 namespace {
 
-TEST(OpenCounts, CountsOpenersAndWritersOfEachImage) {
-  OpenCounts counts;
-  counts.add(2, true);
-  counts.add(2, false);
-  counts.add(3, false);
-  EXPECT_EQ(counts.of(2).openers, 2U);
-  EXPECT_EQ(counts.of(2).writers, 1U);
-  EXPECT_EQ(counts.of(3).writers, 0U);
-  counts.remove(2, true);
-  counts.remove(2, false);
-  EXPECT_EQ(counts.of(2).openers, 0U);
-}
-
 TEST(Root, IsShownAsTheOptionsSay) {
   const struct stat plain = status_of_root(0, {}, 0);
   EXPECT_EQ(plain.st_mode, S_IFDIR | 0755U);

@@ -49,7 +49,8 @@ class Server:
 
     def up(self):
         machine.command(machine.COWFS, "mount", self.base, self.directory, "--log-file", self.directory + ".log")
-        self.pid = machine.Mount(self.directory).server
+        mount = machine.Mount(self.directory)
+        self.pid, self.keeper = mount.server, mount.keeper
         self.descriptors = self.count_descriptors()
         self.memory = None
 
@@ -57,6 +58,8 @@ class Server:
         machine.command(machine.COWFS, "umount", self.directory)
 
     def kill(self):
+        """As a crash of the host ends them: the mount is dead then."""
+        os.kill(self.keeper, signal.SIGKILL)
         os.kill(self.pid, signal.SIGKILL)
 
     def path(self, image):

@@ -1,4 +1,4 @@
-#include "fs/session.h"
+#include "fs/mount.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,524 @@
+// States of the keeper
+//
+//   starting      the first server opens the store, and asks to be mounted
+//   serving       a server has said that it is ready
+//   taking over   a server was started again and is not ready yet
+//   handing over  a server was asked to end, for another one
+//   given up      no server: requests are read here and fail
+//   ending        the mount is gone, the server says so and ends
+//
+// A server that is taking over has seconds to become ready. If it does not, or dies, it counts as a
+// crash of the program that it runs; where that is a new one, the one before is used again.
+
+#include "fs/keeper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spdlog/logger.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <deque>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "fs/keeper_protocol.h"
+#include "fs/keeper_state.h"
+#include "fs/mount.h"
+#include "fs/program.h"
+#include "fs/refusal.h"
+#include "fs/tuning.h"
+#include "store/descriptor.h"
+#include "store/error.h"
+#include "store/live_memory.h"
+
+namespace cowfs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kTimeToBecomeReady{10};
+constexpr std::chrono::seconds kTimeToHandOver{5};
+constexpr size_t kMostCrashes = 5;
+constexpr std::chrono::seconds kCrashesWithin{10};
+
+/// The socket's number in a server.
+constexpr int kServerSocket = 3;
+
+std::string how_it_ended(int status) {
+  if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
+  return "ended with exit status " + std::to_string(WEXITSTATUS(status));
+}
+
+class Keeper {
+ public:
+  Keeper(const KeeperConfig& config, const std::function<void()>& ready);
+  Keeper(const Keeper&) = delete;
+  Keeper& operator=(const Keeper&) = delete;
+  ~Keeper();
+
+  int run();
+
+ private:
+  void start_server();
+  void start_next_server();
+  void send_start() const;
+  void listen();
+  void handle(Packet& packet);
+  void mount(const std::string& options);
+  void tune() const;
+  void collect_children();
+  void server_ended(int status);
+  void server_failed(const std::string& why, bool crashed);
+  void give_up();
+  void handle_signal(int signal);
+  void start_unmount();
+  void log_unmount_output();
+  void hand_over();
+  /// Tells who asked for a restart what came of it.
+  void end_restart(bool well, const std::string& why);
+  void check_time();
+  [[nodiscard]] int wait_ms() const;
+
+  const KeeperConfig& config_;
+  const std::function<void()>& ready_;
+  sigset_t signals_{};
+  sigset_t old_signals_{};
+  bool io_flusher_ = false;
+  int state_fd_ = -1;
+  KeeperState* state_ = nullptr;        // for others to look at
+  bool restart_asked_ = false;          // and not yet come to an end
+  std::map<std::string, int> held_;     // for the next server, by name
+  std::shared_ptr<Program> program_;    // the one that works
+  std::shared_ptr<Program> candidate_;  // one that has yet to become ready
+  int connection_ = -1;
+
+  pid_t server_ = 0;  // 0: none
+  int socket_ = -1;
+  bool is_ready_ = false;
+  bool was_ready_ = false;  // some server was
+  bool handing_over_ = false;
+  bool killed_for_time_ = false;
+  bool given_up_ = false;
+  bool can_be_taken_over_ = false;
+  bool asked_to_end_ = false;
+  std::optional<Packet> failure_;  // what the server said of its own
+  std::optional<int> end_;         // the exit status of the whole
+  Clock::time_point deadline_ = Clock::time_point::max();
+  std::deque<Clock::time_point> crashes_;
+  uint64_t restarts_ = 0;
+  int64_t last_restart_ns_ = 0;
+  pid_t unmounting_ = 0;      // a child that does it
+  int unmount_output_ = -1;   // what it says
+  std::string unmount_text_;  // and has said, but for whole lines
+  Refusal refusal_;
+};
+
+Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
+    : config_(config), ready_(ready) {
+  io_flusher_ = prepare_process(*config.log);
+  sigemptyset(&signals_);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&signals_, signal);
+  ::sigprocmask(SIG_BLOCK, &signals_, &old_signals_);
+  program_ = std::make_shared<Program>(Program::own_path(), kServerSocket + 1);
+  candidate_ = program_;
+  ::prctl(PR_SET_NAME, KeeperState::kName, 0, 0, 0);
+  state_fd_ = make_keeper_state();
+  state_ = &map_keeper_state(state_fd_);
+  if (config.mount_point.size() >= state_->mount_point.size()) {
+    throw Error(ENAMETOOLONG, "mount point " + config.mount_point);
+  }
+  config.mount_point.copy(state_->mount_point.data(), config.mount_point.size());
+  held_["live"] = LiveMemory::make();
+  const int text = ::memfd_create("cowfs-config", MFD_CLOEXEC);
+  if (text < 0) throw Error(errno, "keep the configuration");
+  held_["config"] = text;
+  if (::write(text, config.server.data(), config.server.size()) !=
+      static_cast<ssize_t>(config.server.size())) {
+    throw Error(errno, "keep the configuration");
+  }
+}
+
+Keeper::~Keeper() {
+  // A mount that came to nothing: without its connection it would be there, and dead.
+  if (connection_ >= 0 && !was_ready_) unmount_mount_point(config_.mount_point, MNT_DETACH);
+  if (unmount_output_ >= 0) ::close(unmount_output_);
+  ::munmap(state_, sizeof(KeeperState));
+  ::close(state_fd_);
+  if (socket_ >= 0) ::close(socket_);
+  for (const auto& [name, fd] : held_) ::close(fd);
+  ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
+}
+
+void Keeper::start_server() {
+  std::array<int, 2> ends{};
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+    throw Error(errno, "start the server");
+  }
+  is_ready_ = false;
+  handing_over_ = false;
+  killed_for_time_ = false;
+  failure_.reset();
+  const pid_t child = ::fork();
+  if (child < 0) {
+    const int code = errno;
+    ::close(ends[0]);
+    ::close(ends[1]);
+    throw Error(code, "start the server");
+  }
+  if (child == 0) {
+    // dup2(2) of a descriptor to itself would leave it to be closed.
+    if (ends[1] == kServerSocket) {
+      ::fcntl(kServerSocket, F_SETFD, 0);
+    } else {
+      ::dup2(ends[1], kServerSocket);
+    }
+    ::setsid();
+    if (::chdir("/") != 0) ::_exit(127);  // it always works
+    if (!config_.foreground) {
+      const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+      for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, stream);
+    }
+    ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
+    if (config_.instead_of_program) ::_exit(config_.instead_of_program(kServerSocket));
+    candidate_->execute(config_.arguments);
+    ::_exit(127);
+  }
+  ::close(ends[1]);
+  if (socket_ >= 0) ::close(socket_);
+  socket_ = ends[0];
+  server_ = child;
+  state_->server = child;
+  state_->given_up = 0;
+  if (was_ready_) deadline_ = Clock::now() + kTimeToBecomeReady;
+  send_start();
+}
+
+void Keeper::send_start() const {
+  Packet packet{.say = Say::start, .code = kHandOverVersion, .text = {}, .descriptors = {}};
+  packet.text = std::string(kHandOverName) + "\nkeeper " + std::to_string(::getpid()) +
+                "\nrestarts " + std::to_string(restarts_) + "\nlast_restart " +
+                std::to_string(last_restart_ns_) + "\n";
+  for (const auto& [name, fd] : held_) {
+    packet.text += "holds " + name + "\n";
+    packet.descriptors.push_back(fd);
+  }
+  static_cast<void>(send_packet(socket_, packet));  // its end is seen by its death
+}
+
+void Keeper::mount(const std::string& options) {
+  std::vector<std::string> list;
+  for (size_t at = 0; at < options.size();) {
+    const size_t end = std::min(options.find('\0', at), options.size());
+    list.push_back(options.substr(at, end - at));
+    at = end + 1;
+  }
+  Packet answer{.say = Say::mounted, .code = 0, .text = {}, .descriptors = {}};
+  try {
+    connection_ = mount_fuse(config_.mount_point, list);
+    held_["connection"] = connection_;
+    answer.descriptors.push_back(connection_);
+  } catch (const Error& error) {
+    answer.say = Say::not_mounted;
+    answer.code = error.code();
+    answer.text = error.what();
+  }
+  static_cast<void>(send_packet(socket_, answer));
+}
+
+void Keeper::tune() const {
+  if (!config_.tune || ::geteuid() != 0) return;
+  // Asks nobody: what the kernel knows of the mount is enough.
+  struct statx status {};
+  if (::statx(AT_FDCWD, config_.mount_point.c_str(), AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+              STATX_INO, &status) != 0) {
+    return;
+  }
+  tune_bdi(makedev(status.stx_dev_major, status.stx_dev_minor), io_flusher_ || config_.tune_always,
+           *config_.log);
+}
+
+void Keeper::listen() {
+  std::optional<Packet> packet = receive_packet(socket_);
+  if (!packet) {
+    // It dies, or has; SIGCHLD tells more.
+    ::close(socket_);
+    socket_ = -1;
+    return;
+  }
+  handle(*packet);
+}
+
+void Keeper::handle(Packet& packet) {
+  switch (packet.say) {
+    case Say::hold:
+      for (const int fd : packet.descriptors) {
+        if (const auto old = held_.find(packet.text); old != held_.end()) ::close(old->second);
+        held_[packet.text] = fd;
+      }
+      return;
+    case Say::mount:
+      if (connection_ < 0) mount(packet.text);
+      break;
+    case Say::ready:
+      is_ready_ = true;
+      can_be_taken_over_ = packet.code == 1;
+      deadline_ = Clock::time_point::max();
+      program_ = candidate_;
+      end_restart(true, "");
+      if (!was_ready_) {
+        was_ready_ = true;
+        tune();
+        if (!can_be_taken_over_) {
+          config_.log->warn(
+              "server: {}: this kernel sends no request again (Linux 6.9 does): the mount ends "
+              "with "
+              "its server",
+              config_.mount_point);
+        }
+        ready_();
+        if (asked_to_end_) start_unmount();
+      }
+      break;
+    case Say::failed:
+      failure_ = packet;
+      break;
+    case Say::ended:
+      end_ = packet.code;
+      break;
+    case Say::terminate:
+      start_unmount();
+      break;
+    case Say::reopen_log:
+      if (config_.reopen_log) config_.reopen_log();
+      break;
+    default:
+      break;
+  }
+  for (const int fd : packet.descriptors) ::close(fd);
+}
+
+void Keeper::collect_children() {
+  int status = 0;
+  for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+    if (pid == unmounting_) {
+      unmounting_ = 0;
+    }
+    if (pid != server_) continue;
+    server_ = 0;
+    state_->server = 0;
+    // What it said before is still to be heard.
+    while (socket_ >= 0) listen();
+    server_ended(status);
+  }
+}
+
+void Keeper::server_ended(int status) {
+  deadline_ = Clock::time_point::max();
+  if (end_) return;
+  if (!was_ready_) {
+    if (failure_) throw Error::with_message(failure_->code, failure_->text);
+    throw Error::with_message(
+        ECHILD, "the server " + how_it_ended(status) + " before the file system was usable");
+  }
+  if (!can_be_taken_over_) {
+    config_.log->critical("server: {}: {}: the mount is dead", config_.mount_point,
+                          how_it_ended(status));
+    end_ = 1;
+    return;
+  }
+  if (handing_over_) {
+    config_.log->info("server: {}: handed over", config_.mount_point);
+    start_next_server();
+    return;
+  }
+  // SIGKILL comes from outside. Who sends it again and again is not to take the disks away by it.
+  const bool crashed = killed_for_time_ || !WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL;
+  server_failed(failure_ ? failure_->text : how_it_ended(status), crashed);
+}
+
+void Keeper::server_failed(const std::string& why, bool crashed) {
+  if (!is_ready_ && candidate_ != program_) {
+    config_.log->error("server: {}: the new program did not become ready: {}; the old one goes on",
+                       config_.mount_point, why);
+    end_restart(false, "the new program did not become ready: " + why + "; the old one goes on");
+    candidate_ = program_;
+  } else {
+    config_.log->error("server: {}: {}; started again", config_.mount_point, why);
+    const Clock::time_point now = Clock::now();
+    if (crashed) crashes_.push_back(now);
+    while (!crashes_.empty() && now - crashes_.front() > kCrashesWithin) crashes_.pop_front();
+    if (crashes_.size() >= kMostCrashes) {
+      give_up();
+      return;
+    }
+  }
+  start_next_server();
+}
+
+void Keeper::start_next_server() {
+  ++restarts_;
+  last_restart_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(
+                         std::chrono::system_clock::now().time_since_epoch())
+                         .count();
+  start_server();
+}
+
+void Keeper::give_up() {
+  config_.log->critical(
+      "server: {}: crashed {} times in {} seconds, and is not started again: all requests fail "
+      "with "
+      "EIO; look at the log, then `cowfs restart {}` or unmount",
+      config_.mount_point, kMostCrashes, kCrashesWithin.count(), config_.mount_point);
+  crashes_.clear();
+  given_up_ = true;
+  state_->given_up = 1;
+  end_restart(false, "the server dies again and again; see the log");
+  refusal_.begin(connection_);
+}
+
+void Keeper::start_unmount() {
+  if (unmounting_ != 0) return;
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw Error(errno, "unmount");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(ends[1], STDERR_FILENO);
+    ::fcntl(STDERR_FILENO, F_SETFL, 0);
+    ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
+    program_->execute({"cowfs", "umount", config_.mount_point});
+    ::_exit(127);
+  }
+  ::close(ends[1]);
+  if (unmount_output_ >= 0) ::close(unmount_output_);
+  unmount_output_ = ends[0];
+  unmounting_ = std::max(child, 0);
+}
+
+void Keeper::log_unmount_output() {
+  std::array<char, 4096> buffer{};
+  const ssize_t count = ::read(unmount_output_, buffer.data(), buffer.size());
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  unmount_text_.append(buffer.data(), static_cast<size_t>(std::max<ssize_t>(count, 0)));
+  for (size_t end = 0; (end = unmount_text_.find('\n')) != std::string::npos;) {
+    config_.log->warn("{}", unmount_text_.substr(0, end));
+    unmount_text_.erase(0, end + 1);
+  }
+  if (count > 0) return;
+  ::close(unmount_output_);
+  unmount_output_ = -1;
+  unmount_text_.clear();
+}
+
+void Keeper::end_restart(bool well, const std::string& why) {
+  if (!std::exchange(restart_asked_, false)) return;
+  state_->message.fill('\0');
+  why.copy(state_->message.data(), state_->message.size() - 1);
+  state_->well = well ? 1 : 0;
+  ++state_->asked;
+}
+
+void Keeper::hand_over() {
+  restart_asked_ = true;
+  try {
+    candidate_ = std::make_shared<Program>(program_->path(), kServerSocket + 1);
+  } catch (const Error& error) {
+    config_.log->error("restart: {}: the program that runs is used again", error.what());
+    candidate_ = program_;
+  }
+  if (server_ == 0) {
+    given_up_ = false;
+    start_next_server();
+    return;
+  }
+  if (!is_ready_ || handing_over_) return;
+  if (!can_be_taken_over_) {
+    end_restart(false, "this kernel sends no request again (Linux 6.9 does); mount anew");
+    return;
+  }
+  handing_over_ = true;
+  deadline_ = Clock::now() + kTimeToHandOver;
+  static_cast<void>(
+      send_packet(socket_, {.say = Say::hand_over, .code = 0, .text = {}, .descriptors = {}}));
+}
+
+void Keeper::handle_signal(int signal) {
+  switch (signal) {
+    case SIGCHLD:
+      collect_children();
+      break;
+    case SIGHUP:
+      if (config_.reopen_log) config_.reopen_log();
+      if (server_ != 0) ::kill(server_, SIGHUP);
+      break;
+    case SIGUSR1:
+      hand_over();
+      break;
+    default:
+      config_.log->info("signal {}: unmounting {}", signal, config_.mount_point);
+      asked_to_end_ = true;
+      if (was_ready_) start_unmount();
+  }
+}
+
+void Keeper::check_time() {
+  if (server_ == 0 || Clock::now() < deadline_) return;
+  // Death is safe at any moment.
+  config_.log->error("server: {}: process {} {} in time: killed", config_.mount_point, server_,
+                     handing_over_ ? "does not hand over" : "does not become ready");
+  deadline_ = Clock::time_point::max();
+  killed_for_time_ = !handing_over_;
+  ::kill(server_, SIGKILL);
+}
+
+int Keeper::wait_ms() const {
+  if (deadline_ == Clock::time_point::max()) return -1;
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now()).count();
+  return static_cast<int>(std::max<int64_t>(left, 0)) + 1;
+}
+
+int Keeper::run() {
+  // To be there when memory is short. Not inherited by the servers.
+  static_cast<void>(::mlockall(MCL_CURRENT | MCL_FUTURE));
+  const Descriptor signal_fd(::signalfd(-1, &signals_, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd");
+  start_server();
+  while (!end_ || server_ != 0) {
+    std::array<pollfd, 4> polled{pollfd{signal_fd.fd(), POLLIN, 0}, pollfd{socket_, POLLIN, 0},
+                                 pollfd{given_up_ ? connection_ : -1, POLLIN, 0},
+                                 pollfd{unmount_output_, POLLIN, 0}};
+    if (::poll(polled.data(), polled.size(), wait_ms()) < 0 && errno != EINTR) {
+      throw Error(errno, "poll");
+    }
+    if (polled[1].revents != 0) listen();
+    // Unmounted, it is over; what was not committed is lost.
+    if (polled[2].revents != 0 && !refusal_.answer(connection_)) end_ = 1;
+    if (polled[3].revents != 0) log_unmount_output();
+    for (signalfd_siginfo info{}; ::read(signal_fd.fd(), &info, sizeof(info)) == sizeof(info);) {
+      handle_signal(static_cast<int>(info.ssi_signo));
+    }
+    check_time();
+  }
+  return *end_;
+}
+
+}  // namespace
+
+int keep(const KeeperConfig& config, const std::function<void()>& ready) {
+  return Keeper(config, ready).run();
+}
+
+}  // namespace cowfs

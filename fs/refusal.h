@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace cowfs {
+
+/// Answers the requests of a FUSE connection that has no server with EIO: better an error than to
+/// wait for ever. Its memory is allocated up front.
+class Refusal {
+ public:
+  Refusal();
+
+  /// Asks the kernel for what a server has read and not answered (Linux 6.9).
+  void begin(int connection) const;
+  /// Reads one request, which is there, and answers it. False if the connection has ended.
+  [[nodiscard]] bool answer(int connection);
+
+ private:
+  std::vector<std::byte> request_;
+};
+
+}  // namespace cowfs

@@ -1,0 +1,339 @@
+// The server of a mount dies, or is replaced, while machines run: they must not notice.
+
+#include <signal.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <random>
+#include <thread>
+
+#include "tests/e2e/mounts.h"
+
+namespace cowfs::e2e {
+namespace {
+
+class Keeper : public MountTest {
+ protected:
+  Json Info() const { return CowfsJson({"info", MountPoint()}); }
+  pid_t Server() const { return Info().at("server_pid").get<pid_t>(); }
+
+  // Kills the server that there is now; returns when another one answers.
+  void KillServer(int signal = SIGKILL) const {
+    const pid_t old = Server();
+    kill(old, signal);
+    EXPECT_TRUE(Eventually([&] { return Server() != old; }));
+  }
+};
+
+TEST_F(Keeper, IsShownWithItsServerAndRestarts) {
+  MakeBase();
+  auto mount = MountBase();
+  const Json before = Info();
+  EXPECT_TRUE(ProcessExists(before["keeper_pid"].get<pid_t>()));
+  EXPECT_NE(before["keeper_pid"], before["server_pid"]);
+  EXPECT_EQ(before["restarts"], 0);
+  EXPECT_TRUE(before["last_restart"].is_null());
+  KillServer();
+  const Json after = Info();
+  EXPECT_EQ(after["keeper_pid"], before["keeper_pid"]);
+  EXPECT_NE(after["server_pid"], before["server_pid"]);
+  EXPECT_EQ(after["restarts"], 1);
+  EXPECT_FALSE(after["last_restart"].is_null());
+}
+
+// Writes each block of a device or file again and again, and reads back what it wrote before.
+class Machine {
+ public:
+  Machine(Path file, uint64_t blocks, int flags) : file_(std::move(file)), written_(blocks) {
+    thread_ = std::thread([this, flags] { Run(flags); });
+  }
+  ~Machine() {
+    if (thread_.joinable()) {
+      Stop();
+    }
+  }
+  void Stop() {
+    stop_ = true;
+    thread_.join();
+  }
+  uint64_t rounds() const { return rounds_; }
+  const std::string& complaint() const { return complaint_; }
+  // What the file has to hold.
+  void Check() const {
+    const File file(file_, O_RDONLY);
+    for (uint64_t i = 0; i < written_.size(); ++i) {
+      if (written_[i] != 0) {
+        EXPECT_TRUE(Same(Block(i, written_[i]), file.Read(i * kBlock, kBlock))) << i;
+      }
+    }
+  }
+
+ private:
+  static constexpr uint64_t kBlock = 64 * kKiB;
+  static Bytes Block(uint64_t block, uint32_t number) {
+    return RandomBytes(kBlock, number + static_cast<uint32_t>(block) * 1'000'003);
+  }
+
+  void Run(int flags) {
+    try {
+      const File file(file_, O_RDWR | flags);
+      const DirectBuffer buffer(kBlock);
+      std::mt19937 random(1);
+      for (uint32_t number = 1; !stop_; ++number) {
+        const uint64_t block = random() % written_.size();
+        const auto at = static_cast<off_t>(block * kBlock);
+        if (written_[block] != 0) {
+          if (pread(file.fd(), buffer.data(), kBlock, at) != static_cast<ssize_t>(kBlock)) {
+            throw std::runtime_error(std::string("read: ") + strerror(errno));
+          }
+          if (Bytes(buffer.data(), kBlock) != Block(block, written_[block])) {
+            throw std::runtime_error("wrong bytes in block " + std::to_string(block));
+          }
+        }
+        const Bytes bytes = Block(block, number);
+        bytes.copy(buffer.data(), kBlock);
+        if (pwrite(file.fd(), buffer.data(), kBlock, at) != static_cast<ssize_t>(kBlock)) {
+          throw std::runtime_error(std::string("write: ") + strerror(errno));
+        }
+        written_[block] = number;
+        if (number % 16 == 0 && fdatasync(file.fd()) != 0) {
+          throw std::runtime_error(std::string("sync: ") + strerror(errno));
+        }
+        ++rounds_;
+      }
+    } catch (const std::exception& error) {
+      complaint_ = error.what();
+    }
+  }
+
+  const Path file_;
+  std::vector<uint32_t> written_;
+  std::atomic<bool> stop_ = false;
+  std::atomic<uint64_t> rounds_ = 0;
+  std::string complaint_;
+  std::thread thread_;
+};
+
+TEST_F(Keeper, MachinesGoOnWhileServersAreKilled) {
+  MakeBase(32 * kMiB);
+  auto mount = MountBase();
+  for (const char* name : {"dom1", "dom2", "dom3"}) {
+    Touch(*mount / name);
+  }
+  const LoopDevice buffered(*mount / "dom1");
+  const LoopDevice direct(*mount / "dom2", {"--direct-io=on"});
+  {
+    Machine one(buffered.device(), 128, 0);
+    Machine two(direct.device(), 128, O_DIRECT);
+    Machine three(*mount / "dom3", 128, O_DIRECT);
+    for (int i = 0; i < 15; ++i) {
+      SleepMilliseconds(300);
+      KillServer();
+    }
+    for (Machine* machine : {&one, &two, &three}) {
+      machine->Stop();
+      EXPECT_EQ(machine->complaint(), "");
+      EXPECT_GT(machine->rounds(), 20U);
+      machine->Check();
+    }
+  }
+  EXPECT_EQ(Info()["restarts"], 15);
+}
+
+TEST_F(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
+  MakeBase();
+  auto mount = MountBase();
+  std::atomic<bool> stop = false;
+  std::string complaint;
+  uint64_t rounds = 0;
+  std::thread changer([&] {
+    const auto expect = [&](bool right, const std::string& what) {
+      if (!right && complaint.empty()) {
+        complaint = what + ": " + strerror(errno);
+      }
+    };
+    const Path a = *mount / "a";
+    const Path b = *mount / "b";
+    while (!stop && complaint.empty()) {
+      const int fd = open(a.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+      expect(fd >= 0, "create");
+      expect(pwrite(fd, "content", 7, 0) == 7, "write");
+      expect(ftruncate(fd, 100'000) == 0, "truncate");
+      expect(rename(a.c_str(), b.c_str()) == 0, "rename");
+      expect(access(a.c_str(), F_OK) != 0, "the old name");
+      const int other = open(a.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+      expect(other >= 0, "create again");
+      expect(renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0, "exchange");
+      struct stat of_name {};
+      struct stat of_file {};
+      expect(stat(a.c_str(), &of_name) == 0 && fstat(fd, &of_file) == 0, "stat");
+      expect(of_name.st_ino == of_file.st_ino && of_name.st_size == 100'000, "exchanged once");
+      expect(unlink(a.c_str()) == 0, "unlink");
+      char text[8] = {};
+      expect(pread(fd, text, 7, 0) == 7 && std::string(text) == "content", "read what is unlinked");
+      expect(close(fd) == 0 && close(other) == 0, "close");
+      expect(unlink(b.c_str()) == 0, "unlink the other");
+      ++rounds;
+    }
+  });
+  for (int i = 0; i < 15; ++i) {
+    SleepMilliseconds(200);
+    try {
+      KillServer();
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << error.what();
+      break;
+    }
+  }
+  stop = true;
+  changer.join();
+  EXPECT_EQ(complaint, "");
+  EXPECT_GT(rounds, 20U);
+  EXPECT_TRUE(std::filesystem::is_empty(MountPoint()));
+  mount->Unmount();
+  EXPECT_TRUE(std::filesystem::is_empty(Store() / "layers"));
+  EXPECT_TRUE(Mentions(Must(Cowfs({"check", Store()})), "clean"));
+}
+
+TEST_F(Keeper, AFileSystemInALoopDeviceStaysWritableAndClean) {
+  MakeTree(Scratch() / "tree");
+  MakeExt4Image(Base(), 64 * kMiB, Scratch() / "tree");
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  const LoopDevice loop(*mount / "dom1");
+  {
+    OtherMount guest(loop.device(), Scratch() / "guest");
+    for (int i = 0; i < 10; ++i) {
+      WriteFile(guest / ("file" + std::to_string(i)), RandomBytes(kMiB + 1, i));
+      KillServer();
+    }
+    Must(Execute({"sync", "-f", guest.path().string()}));
+    for (int i = 0; i < 10; ++i) {
+      EXPECT_TRUE(Holds(guest / ("file" + std::to_string(i)), RandomBytes(kMiB + 1, i)));
+    }
+    guest.Unmount();
+  }
+  Must(Execute({"e2fsck", "-fn", loop.device()}));
+}
+
+TEST_F(Keeper, AServerThatDiesAgainAndAgainIsNotStartedForEver) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  for (int i = 0; i < 4; ++i) {
+    KillServer(SIGSEGV);
+  }
+  kill(Server(), SIGSEGV);
+  ASSERT_TRUE(
+      Eventually([&] { return ReadFile(log).find("is not started again") != std::string::npos; }));
+  char byte = 0;
+  EXPECT_EQ(pread(image.fd(), &byte, 1, 4 * kMiB), -1);
+  EXPECT_EQ(errno, EIO);
+  EXPECT_TRUE(IsMountPoint(MountPoint()));
+
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(pread(image.fd(), &byte, 1, 5 * kMiB), 1);
+  EXPECT_EQ(pwrite(image.fd(), &byte, 1, 5 * kMiB), 1);
+}
+
+TEST_F(Keeper, RestartReplacesTheServerAndKeepsWhatIsOpen) {
+  const Bytes base = MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  image.Write(5000, "written before");
+  std::filesystem::remove(*mount / "dom1");
+  const pid_t before = Server();
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_NE(Server(), before);
+  EXPECT_FALSE(ProcessExists(before));
+  EXPECT_EQ(image.Read(5000, 14), "written before");
+  image.Write(6000, "and after");
+  image.Sync();
+  EXPECT_EQ(image.Read(6000, 9), "and after");
+}
+
+TEST_F(Keeper, ANewProgramThatDoesNotStartIsGivenUpForTheOldOne) {
+  MakeBase();
+  const Path program = Scratch() / "cowfs";
+  std::filesystem::copy_file(Program(), program);
+  std::filesystem::create_directories(MountPoint());
+  const Undo unmount = UnmountCowfsAtEnd(MountPoint());
+  Must(Execute({program.string(), "mount", Base().string(), MountPoint().string()}));
+  const pid_t before = Server();
+  // As an upgrade does it: another file under the name.
+  std::filesystem::remove(program);
+  std::filesystem::copy_file("/bin/false", program);
+  const Result result = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "the old one goes on"));
+  EXPECT_NE(Server(), before);
+  // And again, now that it works.
+  std::filesystem::remove(program);
+  std::filesystem::copy_file(Program(), program);
+  Must(Cowfs({"restart", MountPoint()}));
+  const Path running = std::filesystem::read_symlink("/proc/" + std::to_string(Server()) + "/exe");
+  EXPECT_EQ(running, program);
+}
+
+TEST_F(Keeper, SignalsToItUnmountOrNameWhoUsesTheMount) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  const pid_t keeper = mount->keeper();
+  {
+    const LoopDevice loop(*mount / "dom1");
+    kill(keeper, SIGTERM);
+    EXPECT_TRUE(Eventually([&] {
+      return ReadFile(log).find("in use by " + loop.device()) != std::string::npos;
+    })) << ReadFile(log);
+    EXPECT_TRUE(IsMountPoint(MountPoint()));
+  }
+  kill(keeper, SIGTERM);
+  EXPECT_TRUE(Eventually([&] { return !ProcessExists(keeper); }));
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+}
+
+TEST_F(Keeper, WithoutItTheServerGoesOnAndSaysSo) {
+  const Bytes base = MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  kill(mount->keeper(), SIGKILL);
+  EXPECT_TRUE(Eventually([&] { return Info()["keeper_pid"].is_null(); }));
+  EXPECT_TRUE(Mentions(ReadFile(log), "keeper"));
+  EXPECT_TRUE(Holds(*mount / "dom1", base));
+  WriteFile(*mount / "dom1", "new");
+  mount->Remount();
+  EXPECT_TRUE(Holds(*mount / "dom1", "new"));
+}
+
+TEST_F(Keeper, AnUnmountWhileTheServerIsDeadLosesNothing) {
+  Bytes expected = MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  {
+    const File image(*mount / "dom1", O_RDWR | O_DIRECT);
+    const DirectBuffer buffer(4096);
+    RandomBytes(4096, 1).copy(buffer.data(), 4096);
+    ASSERT_EQ(pwrite(image.fd(), buffer.data(), 4096, 8192), 4096);
+    expected.replace(8192, 4096, RandomBytes(4096, 1));
+  }
+  // It cannot be replaced while its keeper stands still.
+  kill(mount->keeper(), SIGSTOP);
+  kill(mount->server(), SIGKILL);
+  EXPECT_TRUE(Eventually([&] { return !ProcessExists(mount->server()); }));
+  // umount(8) would ask for attributes first, and wait.
+  ASSERT_EQ(umount2(MountPoint().c_str(), 0), 0);
+  kill(mount->keeper(), SIGCONT);
+  EXPECT_TRUE(Eventually([&] { return !ProcessExists(mount->keeper()); }));
+  mount->MountAgain();
+  EXPECT_TRUE(Holds(*mount / "dom1", expected));
+}
+
+}  // namespace
+}  // namespace cowfs::e2e
