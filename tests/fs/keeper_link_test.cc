@@ -92,7 +92,7 @@ TEST_F(KeeperLinkTest, AMountThatFailedIsTheKeepersError) {
     EXPECT_EQ(error.code(), EPERM);
     EXPECT_STREQ(error.what(), "no");
   }
-  EXPECT_EQ(receive_packet(ends_[0])->text, std::string("ro\0fsname=a b\0", 15));
+  EXPECT_EQ(receive_packet(ends_[0])->text, std::string("ro\0fsname=a b\0", 14));
 }
 
 TEST(ServerConfig, ComesThroughJsonAsItWas) {
