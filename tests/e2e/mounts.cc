@@ -160,7 +160,15 @@ OtherMount::OtherMount(const std::string& device, Path directory, const Argument
 }
 
 void OtherMount::Unmount() {
-  Must(Execute({"umount", directory_.string()}, Within(60)));
+  // A child that another thread has just forked holds all that is open here until it execs.
+  Result result;
+  Eventually(
+      [&] {
+        result = Execute({"umount", directory_.string()}, Within(60));
+        return result.status == 0 || result.err.find("busy") == std::string::npos;
+      },
+      std::chrono::seconds(5));
+  Must(result);
   undo_.Cancel();
 }
 
