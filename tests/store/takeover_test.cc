@@ -37,8 +37,9 @@ struct Account {
   std::atomic<What> what;
   uint64_t first, count, number;
 
-  uint64_t steps;
-  uint64_t rounds;
+  uint64_t writes;
+  std::atomic<uint64_t> steps;
+  std::atomic<uint64_t> rounds;
   std::array<char, 512> complaint;
 };
 
@@ -148,7 +149,7 @@ class TakeOver : public StoreFixture {
     account.first = below(zero ? std::max<uint64_t>(size, 1) : kMostSectors - 64);
     account.count = 1 + below(64);
     if (zero) account.count = std::min(account.count, std::max<uint64_t>(size, 1) - account.first);
-    account.number = zero ? 0 : ++account.steps;
+    account.number = zero ? 0 : ++account.writes;
     // A write behind the end leaves zeros between, which it has to cover as well.
     if (account.first > size) {
       account.count += account.first - size;
@@ -184,7 +185,7 @@ class TakeOver : public StoreFixture {
       const Image::Use use = image->use();
       look(*use);
       ++account_->rounds;
-      for (std::mt19937_64 random(seed);;) step(*use, random);
+      for (std::mt19937_64 random(seed);; ++account_->steps) step(*use, random);
     } catch (const std::exception& error) {
       std::snprintf(account_->complaint.data(), account_->complaint.size(), "%s", error.what());
     }
@@ -201,14 +202,21 @@ TEST_F(TakeOver, KilledAgainAndAgainItLosesNothingThatWasDone) {
   std::mt19937_64 random(seed);
   for (int i = 0; i < 150; ++i) {
     const pid_t child = start(random());
-    ::usleep(static_cast<useconds_t>(2'000 + random() % 40'000));
-    ::kill(child, SIGKILL);
+    // Half of them in the middle of their work, however fast they are, the others at any moment.
     int status = 0;
-    ::waitpid(child, &status, 0);
+    if (i % 2 == 0) {
+      const uint64_t enough = account_->steps + 1 + random() % 40;
+      while (account_->steps < enough && ::waitpid(child, &status, WNOHANG) == 0) ::usleep(100);
+    } else {
+      ::usleep(static_cast<useconds_t>(random() % 40'000));
+    }
+    if (status == 0) {
+      ::kill(child, SIGKILL);
+      ::waitpid(child, &status, 0);
+    }
     ASSERT_TRUE(WIFSIGNALED(status)) << account_->complaint.data();
   }
-  EXPECT_GT(account_->rounds, 20U);
-  EXPECT_GT(account_->steps, 100U);
+  EXPECT_GE(account_->rounds, 75U);
   {
     Store& store = open_with_memory();
     look(*store.find("dom1")->use());
