@@ -10,8 +10,8 @@
 namespace cowfs::crash {
 namespace {
 
-/// For one of the explorations below: as much as a fast machine does in that time, and no more time on
-/// a slow one.
+/// For one of the explorations below: as much as a fast machine does in that time, and no more time
+/// on a slow one.
 constexpr double kMostSeconds = 40;
 
 void expect_clean(const Options& options) {
