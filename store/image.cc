@@ -43,7 +43,7 @@ Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer>
     : context_(context),
       id_(row.id),
       layer_id_(row.layer),
-      live_(live_record(context.live, row, layer->parent_limit())),
+      live_(live_record(*context.live, row, layer->parent_limit())),
       layer_(std::move(layer)),
       failed_(failure.has_value() || live_.failed.load() != 0),
       failure_(failure),
@@ -64,7 +64,7 @@ Image::Image(const Context& context, const ImageRow& row, std::unique_ptr<Layer>
                  live_.ctime_ns != row.ctime_ns;
 }
 
-Image::~Image() { context_.live.release(live_); }
+Image::~Image() { context_.live->release(live_); }
 
 Image::Use Image::use() {
   acquire();

@@ -57,7 +57,7 @@ class Image : public std::enable_shared_from_this<Image> {
     ChunkSize chunk;
     Catalog& catalog;
     Reserve& reserve;
-    LiveImages& live;
+    std::shared_ptr<LiveImages> live;  ///< shared, since an image may outlive its store
     spdlog::logger& log;
     /// What an image is called now; none if it was unlinked. Called with locks of the image held.
     std::function<std::optional<std::string>(uint64_t id)> name_of;

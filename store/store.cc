@@ -79,7 +79,9 @@ constexpr uint64_t kLeastSpace = 256 << 10;
 }  // namespace
 
 Store::Store(Options options)
-    : options_(std::move(options)), arena_(options_.live), live_images_(options_.live) {
+    : options_(std::move(options)),
+      arena_(options_.live),
+      live_images_(std::make_shared<LiveImages>(options_.live)) {
   const std::string& directory = options_.directory;
   const bool there = is_there(directory);
   if (!there && !options_.create) {
@@ -375,7 +377,7 @@ void Store::inherit() {
   for (const std::shared_ptr<Image>& image : all_images()) image->inherit();
   // Of images that were removed.
   arena_.release_found();
-  live_images_.release_others();
+  live_images_->release_others();
 }
 
 void Store::free_unused() {

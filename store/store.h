@@ -203,7 +203,7 @@ class Store {
   std::unique_ptr<Reserve> reserve_;
   std::unique_ptr<Catalog> catalog_;
   MapArena arena_;
-  LiveImages live_images_;
+  const std::shared_ptr<LiveImages> live_images_;
   StoreFacts facts_;
   std::optional<File> layers_directory_;
   std::optional<Image::Context> image_context_;
