@@ -56,7 +56,7 @@ int mount_fuse(const std::string& mount_point, const std::vector<std::string>& o
   require_fuse_device();
   const LibfuseMessages messages;
   const auto fail = [&] {
-    const std::string text = messages.text();
+    const std::string& text = messages.text();
     throw Error::with_message(EPERM, "mount " + mount_point + (text.empty() ? "" : ": " + text));
   };
   fuse_args arguments = FUSE_ARGS_INIT(0, nullptr);

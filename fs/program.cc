@@ -29,6 +29,7 @@ Program::Program(std::string path, int free_below)
 
 void Program::execute(std::vector<std::string> arguments) const {
   std::vector<char*> vector;
+  vector.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) vector.push_back(argument.data());
   vector.push_back(nullptr);
   ::execveat(file_.fd(), "", vector.data(), environ, AT_EMPTY_PATH);
