@@ -56,7 +56,7 @@ class NameChange {
   }
   std::shared_ptr<Image> make(const Store::NewImage& image) {
     const std::optional<uint64_t> made = done();
-    const std::shared_ptr<Image> result =
+    std::shared_ptr<Image> result =
         made ? fs_.image(*made) : fs_.store().create(image, request_.number);
     recorded_ = true;
     fs_.note_names_changed();
