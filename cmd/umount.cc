@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <thread>
 
@@ -24,6 +25,7 @@
 #include "cmd/flush.h"
 #include "cmd/target.h"
 #include "fs/control.h"
+#include "fs/keeper_state.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -199,6 +201,12 @@ void clean_up_dead(const MountEntry& mount) {
   print_message("umount", mount.point + ": its server was dead; the mount point is cleaned up");
 }
 
+/// Whether its servers crashed so often that its keeper starts no other.
+bool is_given_up(const MountEntry& mount) {
+  const std::optional<KeeperLook> keeper = find_keeper(mount.point);
+  return keeper && keeper->given_up;
+}
+
 /// Whether the same file system, which is mounted at `mount`, is also mounted elsewhere (mount(8)
 /// with --bind). Its server goes on then.
 bool is_mounted_elsewhere(const MountEntry& mount) {
@@ -265,7 +273,7 @@ int run_umount(const Arguments& arguments) {
       wait_for_end(keeper);
     }
   } catch (const Error& error) {
-    if (!is_dead_server(error.code())) throw;
+    if (!is_dead_server(error.code()) && !(error.code() == EIO && is_given_up(mount))) throw;
     clean_up_dead(mount);
     failures.clear();
   }

@@ -239,6 +239,22 @@ TEST_F(Keeper, AServerThatDiesAgainAndAgainIsNotStartedForEver) {
   EXPECT_EQ(pwrite(image.fd(), &byte, 1, 5 * kMiB), 1);
 }
 
+TEST_F(Keeper, AMountThatWasGivenUpIsUnmounted) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  for (int i = 0; i < 4; ++i) {
+    KillServer(SIGSEGV);
+  }
+  kill(Server(), SIGSEGV);
+  ASSERT_TRUE(
+      Eventually([&] { return ReadFile(log).find("is not started again") != std::string::npos; }));
+  Must(Cowfs({"umount", MountPoint()}));
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+  EXPECT_TRUE(Eventually([&] { return !ProcessExists(mount->keeper()); }));
+  mount->MountAgain();
+}
+
 TEST_F(Keeper, RestartReplacesTheServerAndKeepsWhatIsOpen) {
   const Bytes base = MakeBase();
   auto mount = MountBase();
