@@ -73,7 +73,7 @@ Json mount_json(const MountEntry& mount) {
        {"mount",        "base",           "base_size", "base_written", "store",      "chunk_size",
         "policy",       "format_version", "images",    "own_bytes",    "free_bytes", "total_bytes",
         "used_percent", "watermark",      "cache",     "full",         "parked",     "read_only",
-        "server_pid",   "keeper_pid",     "restarts",  "last_restart", "version"}) {
+        "server_pid",   "keeper_pid",     "restarts",  "last_restart", "resend",     "version"}) {
     if (key == "base_written" || key == "last_restart") {
       const nlohmann::json& ns = facts.at(key + "_ns");
       json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));

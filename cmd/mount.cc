@@ -177,6 +177,7 @@ ServerConfig configure(const Line& line, MountOptions options) {
                                                                             : FullMode::error);
   if (options.watermarks) config.watermarks = *options.watermarks;
   config.on_watermark = options.on_watermark;
+  config.resend = options.resend;
   config.fuse_options = std::move(options.fuse);
   return config;
 }

@@ -110,6 +110,12 @@ FullMode full_mode(const Item& item) {
   refuse(item, "what a write without space does is wait or error");
 }
 
+Resend resend_way(const Item& item) {
+  if (item.value == "kernel") return Resend::kernel;
+  if (item.value == "slots") return Resend::slots;
+  refuse(item, "what a dead server leaves comes again by kernel or slots");
+}
+
 /// "80:90:95", or "none".
 std::vector<unsigned> watermarks(const Item& item) {
   std::vector<unsigned> marks;
@@ -153,6 +159,8 @@ void apply(const Item& item, MountOptions& options) {
     options.cache = cache_mode(item);
   } else if (name == "full") {
     options.full = full_mode(item);
+  } else if (name == "resend") {
+    options.resend = resend_way(item);
   } else if (name == "watermarks") {
     options.watermarks = watermarks(item);
   } else if (name == "on_watermark") {

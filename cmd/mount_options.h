@@ -22,6 +22,7 @@ struct MountOptions {
   std::optional<FullMode> full;                     ///< none: what goes with the cache
   std::optional<std::vector<unsigned>> watermarks;  ///< percent
   std::string on_watermark;
+  Resend resend = Resend::unknown;  ///< unknown: as the kernel can
   bool tune = true;
   bool tune_always = false;
   std::vector<std::string> fuse;  ///< FUSE's own, as libfuse wants them

@@ -143,6 +143,7 @@ nlohmann::json FileSystem::describe_mount() {
           {"restarts", keeper.restarts},
           {"last_restart_ns",
            keeper.last_restart_ns > 0 ? nlohmann::json(keeper.last_restart_ns) : nlohmann::json()},
+          {"resend", resend_ == Resend::slots ? "slots" : "kernel"},
           {"version", COWFS_VERSION}};
 }
 

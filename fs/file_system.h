@@ -86,6 +86,7 @@ class FileSystem {
 
   /// What is told of the keeper from now on.
   void note_keeper(const KeeperLink& keeper);
+  void note_resend(Resend resend) { resend_ = resend; }
 
  private:
   Store& store_;
@@ -99,6 +100,7 @@ class FileSystem {
     int64_t last_restart_ns = 0;
   };
   Synchronized<KeeperFacts> keeper_;
+  std::atomic<Resend> resend_ = Resend::unknown;
   std::atomic<int64_t> names_changed_ns_;
   std::atomic<unsigned> flushes_here_ = 0;
   std::atomic<uint64_t> lost_writes_ = 0;

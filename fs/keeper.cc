@@ -113,7 +113,6 @@ class Keeper {
   bool handing_over_ = false;
   bool killed_for_time_ = false;
   bool given_up_ = false;
-  bool can_be_taken_over_ = false;
   bool asked_to_end_ = false;
   std::optional<Packet> failure_;  // what the server said of its own
   std::optional<int> end_;         // the exit status of the whole
@@ -275,20 +274,12 @@ void Keeper::handle(Packet& packet) {
       break;
     case Say::ready:
       is_ready_ = true;
-      can_be_taken_over_ = packet.code == 1;
       deadline_ = Clock::time_point::max();
       program_ = candidate_;
       end_restart(true, "");
       if (!was_ready_) {
         was_ready_ = true;
         tune();
-        if (!can_be_taken_over_) {
-          config_.log->warn(
-              "server: {}: this kernel sends no request again (Linux 6.9 does): the mount ends "
-              "with "
-              "its server",
-              config_.mount_point);
-        }
         ready_();
         if (asked_to_end_) start_unmount();
       }
@@ -333,12 +324,6 @@ void Keeper::server_ended(int status) {
     if (failure_) throw Error::with_message(failure_->code, failure_->text);
     throw Error::with_message(
         ECHILD, "the server " + how_it_ended(status) + " before the file system was usable");
-  }
-  if (!can_be_taken_over_) {
-    config_.log->critical("server: {}: {}: the mount is dead", config_.mount_point,
-                          how_it_ended(status));
-    end_ = 1;
-    return;
   }
   if (handing_over_) {
     config_.log->info("server: {}: handed over", config_.mount_point);
@@ -387,7 +372,7 @@ void Keeper::give_up() {
   given_up_ = true;
   state_->given_up = 1;
   end_restart(false, "the server dies again and again; see the log");
-  refusal_.begin(connection_);
+  refusal_.begin(connection_, held_.at("live"));
 }
 
 void Keeper::start_unmount() {
@@ -445,10 +430,6 @@ void Keeper::hand_over() {
     return;
   }
   if (!is_ready_ || handing_over_) return;
-  if (!can_be_taken_over_) {
-    end_restart(false, "this kernel sends no request again (Linux 6.9 does); mount anew");
-    return;
-  }
   handing_over_ = true;
   deadline_ = Clock::now() + kTimeToHandOver;
   static_cast<void>(

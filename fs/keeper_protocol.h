@@ -18,7 +18,7 @@ enum class Say : uint32_t {
   // The server says:
   hold = 100,  ///< keep this descriptor for the next server; the text is its name
   mount,       ///< the store is open: mount with these options, each ended by a NUL
-  ready,       ///< the file system is usable; code 1: another server could take over
+  ready,       ///< the file system is usable
   failed,      ///< before `ready`: code (errno) and message; it ends
   ended,       ///< the mount is gone and the store closed; code is the exit status of the whole
   terminate,   ///< a signal asked for the end

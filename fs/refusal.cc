@@ -1,11 +1,17 @@
 #include "fs/refusal.h"
 
 #include <linux/fuse.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <memory>
 
+#include "fs/request_slots.h"
 #include "fs/resend.h"
+#include "fs/saved_init.h"
+#include "store/error.h"
+#include "store/live_memory.h"
 
 namespace cowfs {
 namespace {
@@ -16,7 +22,18 @@ constexpr size_t kLargestRequest = FUSE_MIN_READ_BUFFER + (1U << 20);
 
 Refusal::Refusal() : request_(kLargestRequest) {}
 
-void Refusal::begin(int connection) const { static_cast<void>(ask_to_send_again(connection)); }
+void Refusal::begin(int connection, int live) {
+  // Servers that die again and again may have left anything there.
+  attempt([&] {
+    auto memory = std::make_shared<LiveMemory>(live);
+    const auto& saved = *static_cast<const SavedInit*>(memory->notes());
+    if (saved.resend != Resend::slots) return;
+    ::munlockall();  // or each slot would be touched as a whole
+    RequestSlots(memory, connection).refuse_left(EIO);
+  });
+  // Also where that is not the way: it does no harm.
+  static_cast<void>(ask_to_send_again(connection));
+}
 
 bool Refusal::answer(int connection) {
   const ssize_t count = ::read(connection, request_.data(), request_.size());

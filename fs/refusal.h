@@ -11,8 +11,9 @@ class Refusal {
  public:
   Refusal();
 
-  /// Asks the kernel for what a server has read and not answered (Linux 6.9).
-  void begin(int connection) const;
+  /// Takes up what a server has read and not answered: asks the kernel for it, or looks into the
+  /// LiveMemory that `live` is the file of. Never throws.
+  static void begin(int connection, int live);
   /// Reads one request, which is there, and answers it. False if the connection has ended.
   [[nodiscard]] bool answer(int connection);
 

@@ -11,26 +11,37 @@ namespace cowfs {
 namespace {
 
 /// libfuse receives at most 1 MiB of data and 4 KiB of headers.
+constexpr size_t kPage = 4096;
 constexpr size_t kHeader = 4096;
 constexpr size_t kData = 1 << 20;
-constexpr size_t kBytes = kHeader + kData + kHeader;
+static_assert(RequestBuffer::kBytes == kHeader + kData + kHeader);
 
 thread_local RequestBuffer* current = nullptr;
 
 }  // namespace
 
-RequestBuffer::RequestBuffer() {
-  void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+RequestBuffer::RequestBuffer() : own_(true) {
+  void* memory =
+      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw Error(errno, "request buffer");
-  static_cast<void>(::mlock(memory, kBytes));  // as far as RLIMIT_MEMLOCK goes
   memory_ = static_cast<std::byte*>(memory);
+  use();
+}
+
+RequestBuffer::RequestBuffer(std::byte* memory) : memory_(memory), own_(false) { use(); }
+
+void RequestBuffer::use() {
+  // As far as RLIMIT_MEMLOCK goes. Locking touches, but may be refused.
+  if (::mlock(memory_, kBytes) != 0) {
+    volatile std::byte* const memory = memory_;
+    for (size_t at = 0; at < kBytes; at += kPage) memory[at] = memory[at];
+  }
   current = this;
 }
 
 RequestBuffer::~RequestBuffer() {
   current = nullptr;
-  ::munmap(memory_, kBytes);
+  if (own_) ::munmap(memory_, kBytes);
 }
 
 std::span<std::byte> RequestBuffer::reply_room(size_t size) {

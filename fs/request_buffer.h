@@ -11,7 +11,11 @@ namespace cowfs {
 /// the kernel makes into untouched memory of a dying process fails the request.
 class RequestBuffer {
  public:
+  static constexpr size_t kBytes = (size_t{1} << 20) + 2 * 4096;
+
   RequestBuffer();
+  /// With memory that another process can see, of kBytes; it is touched and locked here.
+  explicit RequestBuffer(std::byte* memory);
   RequestBuffer(const RequestBuffer&) = delete;
   RequestBuffer& operator=(const RequestBuffer&) = delete;
   ~RequestBuffer();
@@ -23,7 +27,10 @@ class RequestBuffer {
   static std::span<std::byte> reply_room(size_t size);
 
  private:
+  void use();
+
   std::byte* memory_;
+  const bool own_;
 };
 
 }  // namespace cowfs

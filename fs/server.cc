@@ -19,7 +19,6 @@
 #include "fs/keeper_link.h"
 #include "fs/mount.h"
 #include "fs/operations.h"
-#include "fs/saved_init.h"
 #include "fs/session.h"
 #include "fs/tuning.h"
 #include "fs/users.h"
@@ -184,9 +183,9 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
     const std::vector<std::string> options = mount_options(config, store);
     const bool takes_over = keeper.takes_over();
     const int connection = takes_over ? keeper.held("connection").value() : keeper.mount(options);
-    static_assert(sizeof(SavedInit) <= LiveMemory::kNoteBytes);
-    Session session(connection, options, operations(), &fs,
-                    *static_cast<SavedInit*>(config.store.live->notes()));
+    Session session(connection, options, operations(), &fs, config.store.live);
+    session.agree(config.resend);
+    fs.note_resend(session.resend());
     session.start(FileSystem::threads(), [&ended] {
       const uint64_t one = 1;
       static_cast<void>(!::write(ended.fd(), &one, sizeof(one)));
@@ -197,7 +196,7 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
                      config.mount_point, store.facts().base_path, store.facts().directory, images,
                      images == 1 ? "image" : "images");
     unmake.armed = false;
-    keeper.say(Say::ready, session.can_be_taken_over() ? 1 : 0);
+    keeper.say(Say::ready);
     Control(config, keeper, signals, fs, session).run(ended.fd());
     store.announce_ending();
     session.join();

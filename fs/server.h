@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "fs/saved_init.h"
 #include "store/store.h"
 
 namespace cowfs {
@@ -31,6 +32,7 @@ struct ServerConfig {
   std::vector<unsigned> watermarks{80, 90, 95};  ///< percent of the store's file system
   std::string on_watermark;                      ///< a command for sh(1), or nothing
   std::optional<uint32_t> max_read;              ///< bytes of the largest read request
+  Resend resend = Resend::unknown;               ///< unknown: as the kernel can
   std::vector<std::string> fuse_options;         ///< passed on to libfuse, "nosuid" say
   std::shared_ptr<spdlog::logger> log;
   std::function<void()> reopen_log;  ///< at SIGHUP

@@ -51,6 +51,7 @@ nlohmann::json to_json(const ServerConfig& config) {
           {"watermarks", config.watermarks},
           {"on_watermark", bytes(config.on_watermark)},
           {"max_read", or_null(config.max_read)},
+          {"resend", config.resend},
           {"fuse_options", fuse_options}};
 }
 
@@ -74,6 +75,7 @@ ServerConfig server_config_from_json(const nlohmann::json& json) {
     config.watermarks = json.at("watermarks").get<std::vector<unsigned>>();
     config.on_watermark = text_at(json, "on_watermark");
     config.max_read = optional_at<uint32_t>(json, "max_read");
+    config.resend = json.at("resend");
     for (const nlohmann::json& option : json.at("fuse_options")) {
       const auto numbers = option.get<std::vector<unsigned char>>();
       config.fuse_options.emplace_back(numbers.begin(), numbers.end());

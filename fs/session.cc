@@ -5,7 +5,8 @@
 // goes nowhere: it has to be the saved one, since the kernel holds to that.
 //
 // Then the kernel is told to send again what was read and not answered (FUSE_NOTIFY_RESEND, Linux
-// 6.9). Such a request carries a bit in its number, which its reply has to carry too.
+// 6.9). Such a request carries a bit in its number, which its reply has to carry too. An older
+// kernel cannot: there each thread reads into a slot of memory that the next server sees.
 
 #include "fs/session.h"
 
@@ -37,6 +38,9 @@ namespace {
 const int kWakeSignal = SIGUSR2;
 
 thread_local Request current;
+
+RequestSlots* all_slots = nullptr;                    // of the connection, if there are any
+thread_local RequestSlots::Slot* own_slot = nullptr;  // into which this thread reads
 
 // INIT is the first request of a connection and there is one connection in a process.
 enum class Stage {
@@ -94,6 +98,7 @@ ssize_t write_reply(int fd, iovec* vector, int count, void* /*user_data*/) {
     save_reply(bytes);
     stage = Stage::agreed;
   }
+  if (all_slots != nullptr) return all_slots->answer(own_slot, reply);
   return ::writev(fd, vector, count);
 }
 
@@ -124,8 +129,10 @@ void Session::Destroy::operator()(fuse_session* session) const noexcept {
 }
 
 Session::Session(int fd, const std::vector<std::string>& options,
-                 const fuse_lowlevel_ops& operations, void* user_data, SavedInit& saved)
-    : fd_(fd), saved_(saved) {
+                 const fuse_lowlevel_ops& operations, void* user_data,
+                 std::shared_ptr<LiveMemory> memory)
+    : fd_(fd), memory_(std::move(memory)), saved_(*static_cast<SavedInit*>(memory_->notes())) {
+  static_assert(sizeof(SavedInit) <= LiveMemory::kNoteBytes);
   const LibfuseMessages messages;
   const auto fail = [&] {
     const std::string& text = messages.text();
@@ -151,51 +158,85 @@ Session::Session(int fd, const std::vector<std::string>& options,
     ::close(own);
     fail();
   }
-  saved_init = &saved;
-  stage = saved.reply_size > 0 ? Stage::replaying : Stage::fresh;
+  saved_init = &saved_;
+  stage = saved_.reply_size > 0 ? Stage::replaying : Stage::fresh;
   struct sigaction action {};
   action.sa_handler = ignore_signal;  // without SA_RESTART: read(2) ends with EINTR
   ::sigaction(kWakeSignal, &action, nullptr);
 }
 
-Session::~Session() { join(); }
+Session::~Session() {
+  join();
+  all_slots = nullptr;
+}
 
-void Session::replay_init() {
+void Session::handle_init() {
+  RequestBuffer memory;
+  fuse_buf request{};
+  request.mem = memory.memory();
+  int size = 0;
+  while ((size = fuse_session_receive_buf(session_.get(), &request)) == -EINTR) {
+  }
+  if (size > 0) fuse_session_process_buf(session_.get(), &request);
+}
+
+void Session::agree_first(Resend resend) {
+  handle_init();
+  if (stage != Stage::agreed) {
+    throw Error::with_message(EPROTO,
+                              "mount: the kernel and this program do not agree (FUSE_INIT)");
+  }
+  fuse_init_in init{};
+  const bool whole = saved_.request_size >= sizeof(fuse_in_header) + sizeof(init);
+  if (whole) std::memcpy(&init, saved_.request.data() + sizeof(fuse_in_header), sizeof(init));
+  const bool kernel_can = (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & kHasResend) != 0;
+  if (resend == Resend::kernel && !kernel_can) {
+    throw Error::with_message(ENOTSUP,
+                              "mount option 'resend=kernel': this kernel does not send requests "
+                              "again (Linux 6.9 does); leave the option out");
+  }
+  if (resend == Resend::unknown) resend = kernel_can ? Resend::kernel : Resend::slots;
+  std::atomic_ref(saved_.resend).store(resend);
+  if (resend == Resend::slots) slots_ = std::make_unique<RequestSlots>(memory_, fd_);
+}
+
+void Session::take_over() {
   if (saved_.request_size < sizeof(fuse_in_header) + sizeof(fuse_init_in) ||
       saved_.request_size > saved_.request.size()) {
     throw Error::with_message(EPROTO, "take over: what was saved of FUSE_INIT is damaged");
   }
-  RequestBuffer memory;
-  fuse_buf request{};
-  request.mem = memory.memory();
-  const int size = fuse_session_receive_buf(session_.get(), &request);
-  if (size > 0) fuse_session_process_buf(session_.get(), &request);
+  handle_init();
   if (stage != Stage::agreed) {
     throw Error::with_message(EPROTO,
                               "take over: this program would agree upon other things with the "
                               "kernel (FUSE_INIT) than the one that mounted; mount anew for it");
   }
   // Nobody else reads or answers any more.
+  if (saved_.resend == Resend::slots) {
+    slots_ = std::make_unique<RequestSlots>(memory_, fd_);
+    return;
+  }
   const int code = ask_to_send_again(fd_);
   if (code != 0 && code != ENODEV && code != EPERM) {
     throw Error(code, "take over: ask the kernel to send requests again");
   }
 }
 
+void Session::agree(Resend resend) {
+  if (stage == Stage::replaying) {
+    take_over();
+  } else {
+    agree_first(resend);
+  }
+  all_slots = slots_.get();
+}
+
 void Session::start(unsigned threads, std::function<void()> ended) {
-  if (stage == Stage::replaying) replay_init();
   ended_ = std::move(ended);
   for (unsigned i = 0; i < threads; ++i) {
     ++running_;
     threads_.emplace_back([this] { serve(); });
   }
-}
-
-bool Session::can_be_taken_over() const {
-  fuse_init_in init{};
-  if (saved_.request_size < sizeof(fuse_in_header) + sizeof(init)) return false;
-  std::memcpy(&init, saved_.request.data() + sizeof(fuse_in_header), sizeof(init));
-  return (init.flags & FUSE_INIT_EXT) != 0 && (init.flags2 & kHasResend) != 0;
 }
 
 void Session::stop_reading() {
@@ -212,8 +253,35 @@ void Session::join() {
   threads_.clear();
 }
 
+void Session::handle(RequestSlots::Slot& left) {
+  fuse_buf request{};
+  request.mem = RequestSlots::buffer(left);
+  const auto& header = *static_cast<const fuse_in_header*>(request.mem);
+  request.size = header.len;
+  current = {.number = header.unique, .again = true};
+  fuse_session_process_buf(session_.get(), &request);
+}
+
+void Session::set_aside(RequestSlots::Slot& slot) {
+  while (true) {
+    try {
+      return slots_->set_aside(slot);
+    } catch (const std::exception&) {
+      // No memory. This thread cannot go on before there is some, or the request is answered.
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
+}
+
 void Session::serve() {
-  RequestBuffer memory;
+  own_slot = slots_ == nullptr ? nullptr : &slots_->slot_for_reading();
+  const RequestBuffer memory =
+      own_slot == nullptr ? RequestBuffer() : RequestBuffer(RequestSlots::buffer(*own_slot));
+  while (slots_ != nullptr && !stopping_) {
+    RequestSlots::Slot* const left = slots_->next_left();
+    if (left == nullptr) break;
+    handle(*left);
+  }
   fuse_buf request{};
   request.mem = memory.memory();
   while (!stopping_ && fuse_session_exited(session_.get()) == 0) {
@@ -221,6 +289,7 @@ void Session::serve() {
     if (size == -EINTR || size == -EAGAIN) continue;
     if (size <= 0) break;
     fuse_session_process_buf(session_.get(), &request);
+    if (own_slot != nullptr) set_aside(*own_slot);
   }
   if (!stopping_) fuse_session_exit(session_.get());
   --running_;

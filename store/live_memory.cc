@@ -4,6 +4,7 @@
 //   1 GiB          images    segments of 64 KiB
 //   2 GiB          handles   segments of 64 KiB
 //   1 TiB          maps      segments of 528 KiB
+//   2 TiB          requests  segments of 1,044 KiB
 //
 // Only what is touched takes memory. The file is as long as it can get from the beginning, so that
 // nobody who maps a part of it can find the end moved (SIGBUS). How many segments of a region are
@@ -29,9 +30,9 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'c', 'o', 'w', 'f', 's', 'm', 'e', 'm'};
 /// Of the layout of all regions, the header included.
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kPage = 4096;
-constexpr size_t kRegions = 3;
+constexpr size_t kRegions = 4;
 
 struct Place {
   uint64_t start;
@@ -42,9 +43,10 @@ constexpr std::array<Place, kRegions> kPlaces{
     Place{uint64_t{1} << 30, 64 << 10, 16384},
     Place{uint64_t{2} << 30, 64 << 10, 16384},
     Place{uint64_t{1} << 40, 528 << 10, 32768},
+    Place{uint64_t{2} << 40, 1044 << 10, 16384},
 };
 constexpr uint64_t kLength =
-    kPlaces[2].start + kPlaces[2].most_segments * uint64_t{kPlaces[2].segment_bytes};
+    kPlaces.back().start + kPlaces.back().most_segments * uint64_t{kPlaces.back().segment_bytes};
 
 const Place& place_of(LiveMemory::Region region) { return kPlaces[static_cast<size_t>(region)]; }
 

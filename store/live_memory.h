@@ -17,7 +17,7 @@ namespace cowfs {
 /// are zero. Thread-safe.
 class LiveMemory {
  public:
-  enum class Region : uint32_t { images, handles, maps };
+  enum class Region : uint32_t { images, handles, maps, requests };
 
   /// Memory of this process alone, for one after which nobody comes.
   LiveMemory();

@@ -13,8 +13,13 @@
 namespace cowfs::e2e {
 namespace {
 
-class Keeper : public MountTest {
+// Each with both ways in which requests come again.
+class Keeper : public MountTest, public testing::WithParamInterface<const char*> {
  protected:
+  std::unique_ptr<Mount> MountBase(Arguments arguments = {}) const {
+    arguments.insert(arguments.end(), {"-o", std::string("resend=") + GetParam()});
+    return MountTest::MountBase(arguments);
+  }
   Json Info() const { return CowfsJson({"info", MountPoint()}); }
   pid_t Server() const { return Info().at("server_pid").get<pid_t>(); }
 
@@ -26,7 +31,7 @@ class Keeper : public MountTest {
   }
 };
 
-TEST_F(Keeper, IsShownWithItsServerAndRestarts) {
+TEST_P(Keeper, IsShownWithItsServerAndRestarts) {
   MakeBase();
   auto mount = MountBase();
   const Json before = Info();
@@ -34,6 +39,7 @@ TEST_F(Keeper, IsShownWithItsServerAndRestarts) {
   EXPECT_NE(before["keeper_pid"], before["server_pid"]);
   EXPECT_EQ(before["restarts"], 0);
   EXPECT_TRUE(before["last_restart"].is_null());
+  EXPECT_EQ(before["resend"], GetParam());
   KillServer();
   const Json after = Info();
   EXPECT_EQ(after["keeper_pid"], before["keeper_pid"]);
@@ -115,7 +121,7 @@ class Machine {
   std::thread thread_;
 };
 
-TEST_F(Keeper, MachinesGoOnWhileServersAreKilled) {
+TEST_P(Keeper, MachinesGoOnWhileServersAreKilled) {
   MakeBase(32 * kMiB);
   auto mount = MountBase();
   for (const char* name : {"dom1", "dom2", "dom3"}) {
@@ -141,7 +147,7 @@ TEST_F(Keeper, MachinesGoOnWhileServersAreKilled) {
   EXPECT_EQ(Info()["restarts"], 15);
 }
 
-TEST_F(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
+TEST_P(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
   MakeBase();
   auto mount = MountBase();
   std::atomic<bool> stop = false;
@@ -196,7 +202,7 @@ TEST_F(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
   EXPECT_TRUE(Mentions(Must(Cowfs({"check", Store()})), "clean"));
 }
 
-TEST_F(Keeper, AFileSystemInALoopDeviceStaysWritableAndClean) {
+TEST_P(Keeper, AFileSystemInALoopDeviceStaysWritableAndClean) {
   MakeTree(Scratch() / "tree");
   MakeExt4Image(Base(), 64 * kMiB, Scratch() / "tree");
   auto mount = MountBase();
@@ -217,7 +223,7 @@ TEST_F(Keeper, AFileSystemInALoopDeviceStaysWritableAndClean) {
   Must(Execute({"e2fsck", "-fn", loop.device()}));
 }
 
-TEST_F(Keeper, AServerThatDiesAgainAndAgainIsNotStartedForEver) {
+TEST_P(Keeper, AServerThatDiesAgainAndAgainIsNotStartedForEver) {
   MakeBase();
   const Path log = Scratch() / "cowfs.log";
   auto mount = MountBase({"--log-file", log});
@@ -239,7 +245,7 @@ TEST_F(Keeper, AServerThatDiesAgainAndAgainIsNotStartedForEver) {
   EXPECT_EQ(pwrite(image.fd(), &byte, 1, 5 * kMiB), 1);
 }
 
-TEST_F(Keeper, AMountThatWasGivenUpIsUnmounted) {
+TEST_P(Keeper, AMountThatWasGivenUpIsUnmounted) {
   MakeBase();
   const Path log = Scratch() / "cowfs.log";
   auto mount = MountBase({"--log-file", log});
@@ -255,7 +261,7 @@ TEST_F(Keeper, AMountThatWasGivenUpIsUnmounted) {
   mount->MountAgain();
 }
 
-TEST_F(Keeper, RestartReplacesTheServerAndKeepsWhatIsOpen) {
+TEST_P(Keeper, RestartReplacesTheServerAndKeepsWhatIsOpen) {
   const Bytes base = MakeBase();
   auto mount = MountBase();
   Touch(*mount / "dom1");
@@ -272,13 +278,14 @@ TEST_F(Keeper, RestartReplacesTheServerAndKeepsWhatIsOpen) {
   EXPECT_EQ(image.Read(6000, 9), "and after");
 }
 
-TEST_F(Keeper, ANewProgramThatDoesNotStartIsGivenUpForTheOldOne) {
+TEST_P(Keeper, ANewProgramThatDoesNotStartIsGivenUpForTheOldOne) {
   MakeBase();
   const Path program = Scratch() / "cowfs";
   std::filesystem::copy_file(Program(), program);
   std::filesystem::create_directories(MountPoint());
   const Undo unmount = UnmountCowfsAtEnd(MountPoint());
-  Must(Execute({program.string(), "mount", Base().string(), MountPoint().string()}));
+  Must(Execute({program.string(), "mount", "-o", std::string("resend=") + GetParam(),
+                Base().string(), MountPoint().string()}));
   const pid_t before = Server();
   // As an upgrade does it: another file under the name.
   std::filesystem::remove(program);
@@ -295,7 +302,7 @@ TEST_F(Keeper, ANewProgramThatDoesNotStartIsGivenUpForTheOldOne) {
   EXPECT_EQ(running, program);
 }
 
-TEST_F(Keeper, SignalsToItUnmountOrNameWhoUsesTheMount) {
+TEST_P(Keeper, SignalsToItUnmountOrNameWhoUsesTheMount) {
   MakeBase();
   const Path log = Scratch() / "cowfs.log";
   auto mount = MountBase({"--log-file", log});
@@ -314,7 +321,7 @@ TEST_F(Keeper, SignalsToItUnmountOrNameWhoUsesTheMount) {
   EXPECT_FALSE(IsMountPoint(MountPoint()));
 }
 
-TEST_F(Keeper, WithoutItTheServerGoesOnAndSaysSo) {
+TEST_P(Keeper, WithoutItTheServerGoesOnAndSaysSo) {
   const Bytes base = MakeBase();
   const Path log = Scratch() / "cowfs.log";
   auto mount = MountBase({"--log-file", log});
@@ -328,7 +335,7 @@ TEST_F(Keeper, WithoutItTheServerGoesOnAndSaysSo) {
   EXPECT_TRUE(Holds(*mount / "dom1", "new"));
 }
 
-TEST_F(Keeper, AnUnmountWhileTheServerIsDeadLosesNothing) {
+TEST_P(Keeper, AnUnmountWhileTheServerIsDeadLosesNothing) {
   Bytes expected = MakeBase();
   auto mount = MountBase();
   Touch(*mount / "dom1");
@@ -350,6 +357,9 @@ TEST_F(Keeper, AnUnmountWhileTheServerIsDeadLosesNothing) {
   mount->MountAgain();
   EXPECT_TRUE(Holds(*mount / "dom1", expected));
 }
+
+INSTANTIATE_TEST_SUITE_P(Resend, Keeper, testing::Values("kernel", "slots"),
+                         [](const auto& way) { return std::string(way.param); });
 
 }  // namespace
 }  // namespace cowfs::e2e
