@@ -24,6 +24,7 @@
 
 #include "fs/request_buffer.h"
 #include "store/error.h"
+#include "store/stop_point.h"
 
 namespace cowfs {
 namespace {
@@ -224,8 +225,10 @@ ssize_t RequestSlots::answer(Slot* own, std::span<const iovec> reply) {
 
 ssize_t RequestSlots::answer_in(Slot& slot, std::span<const iovec> reply) const {
   slot.keep_answer(reply);
+  stop_point(StopPoint::answer_not_sent);
   const ssize_t written = ::writev(connection_, reply.data(), static_cast<int>(reply.size()));
   const int code = errno;
+  stop_point(StopPoint::answer_sent);
   slot.clear();
   errno = code;
   return written;

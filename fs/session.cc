@@ -30,6 +30,7 @@
 #include "fs/resend.h"
 #include "fs/saved_init.h"
 #include "store/error.h"
+#include "store/stop_point.h"
 
 namespace cowfs {
 namespace {
@@ -99,7 +100,10 @@ ssize_t write_reply(int fd, iovec* vector, int count, void* /*user_data*/) {
     stage = Stage::agreed;
   }
   if (all_slots != nullptr) return all_slots->answer(own_slot, reply);
-  return ::writev(fd, vector, count);
+  stop_point(StopPoint::answer_not_sent);
+  const ssize_t written = ::writev(fd, vector, count);
+  stop_point(StopPoint::answer_sent);
+  return written;
 }
 
 ssize_t read_request(int fd, void* buffer, size_t size, void* /*user_data*/) {
@@ -110,6 +114,7 @@ ssize_t read_request(int fd, void* buffer, size_t size, void* /*user_data*/) {
   const ssize_t count = ::read(fd, buffer, size);
   if (count < static_cast<ssize_t>(sizeof(fuse_in_header))) return count;
   const auto& header = *static_cast<const fuse_in_header*>(buffer);
+  stop_point(StopPoint::request_read);
   current = {.number = header.unique & ~kSentAgain, .again = (header.unique & kSentAgain) != 0};
   if (header.opcode == FUSE_INIT && static_cast<size_t>(count) <= saved_init->request.size()) {
     std::memcpy(saved_init->request.data(), buffer, static_cast<size_t>(count));
@@ -201,6 +206,7 @@ void Session::agree_first(Resend resend) {
 }
 
 void Session::take_over() {
+  stop_point(StopPoint::taking_over);
   if (saved_.request_size < sizeof(fuse_in_header) + sizeof(fuse_init_in) ||
       saved_.request_size > saved_.request.size()) {
     throw Error::with_message(EPROTO, "take over: what was saved of FUSE_INIT is damaged");
@@ -225,6 +231,7 @@ void Session::take_over() {
 void Session::agree(Resend resend) {
   if (stage == Stage::replaying) {
     take_over();
+    stop_point(StopPoint::taken_over);
   } else {
     agree_first(resend);
   }
@@ -246,6 +253,7 @@ void Session::stop_reading() {
     for (std::thread& thread : threads_) ::pthread_kill(thread.native_handle(), kWakeSignal);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+  stop_point(StopPoint::handing_over);
 }
 
 void Session::join() {

@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "store/error.h"
+#include "store/stop_point.h"
 
 namespace cowfs {
 
@@ -400,8 +401,10 @@ void Image::write_new(std::span<const std::byte> buffer, uint64_t offset) {
         if (front.iov_len == 0) rest = rest.subspan(1);
       }
       place.file->write_vector(now, place.file_offset);
+      stop_point(StopPoint::data_written);
       // I4: only what has been written becomes present.
       layer_->set_present(start, place);
+      stop_point(StopPoint::bit_set);
       start += place.length;
     }
   } catch (const Error& error) {

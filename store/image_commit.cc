@@ -30,6 +30,7 @@
 #include "store/error.h"
 #include "store/image.h"
 #include "store/sabotage.h"
+#include "store/stop_point.h"
 
 namespace cowfs {
 namespace {
@@ -85,7 +86,9 @@ void Image::publish_or_put_back(const Layer::Changes& changes,
     context_.catalog.change([&](Catalog::Change& change) {
       layer_->publish(change, changes);
       work(change);
+      stop_point(StopPoint::commit_begun);
     });
+    stop_point(StopPoint::committed);
   } catch (const Error& error) {
     if (!is_no_space(error.code())) throw;
     layer_->put_back(changes);

@@ -9,6 +9,7 @@
 
 #include "tests/e2e/machine.h"
 #include "tests/e2e/mounts.h"
+#include "tests/e2e/name_changer.h"
 
 namespace cowfs::e2e {
 namespace {
@@ -77,39 +78,7 @@ TEST_P(Keeper, MachinesGoOnWhileServersAreKilled) {
 TEST_P(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
   MakeBase();
   auto mount = MountBase();
-  std::atomic<bool> stop = false;
-  std::string complaint;
-  uint64_t rounds = 0;
-  std::thread changer([&] {
-    const auto expect = [&](bool right, const std::string& what) {
-      if (!right && complaint.empty()) {
-        complaint = what + ": " + strerror(errno);
-      }
-    };
-    const Path a = *mount / "a";
-    const Path b = *mount / "b";
-    while (!stop && complaint.empty()) {
-      const int fd = open(a.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
-      expect(fd >= 0, "create");
-      expect(pwrite(fd, "content", 7, 0) == 7, "write");
-      expect(ftruncate(fd, 100'000) == 0, "truncate");
-      expect(rename(a.c_str(), b.c_str()) == 0, "rename");
-      expect(access(a.c_str(), F_OK) != 0, "the old name");
-      const int other = open(a.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
-      expect(other >= 0, "create again");
-      expect(renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0, "exchange");
-      struct stat of_name {};
-      struct stat of_file {};
-      expect(stat(a.c_str(), &of_name) == 0 && fstat(fd, &of_file) == 0, "stat");
-      expect(of_name.st_ino == of_file.st_ino && of_name.st_size == 100'000, "exchanged once");
-      expect(unlink(a.c_str()) == 0, "unlink");
-      char text[8] = {};
-      expect(pread(fd, text, 7, 0) == 7 && std::string(text) == "content", "read what is unlinked");
-      expect(close(fd) == 0 && close(other) == 0, "close");
-      expect(unlink(b.c_str()) == 0, "unlink the other");
-      ++rounds;
-    }
-  });
+  NameChanger names(MountPoint());
   for (int i = 0; i < 15; ++i) {
     SleepMilliseconds(200);
     try {
@@ -119,10 +88,9 @@ TEST_P(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
       break;
     }
   }
-  stop = true;
-  changer.join();
-  EXPECT_EQ(complaint, "");
-  EXPECT_GT(rounds, 20U);
+  names.Stop();
+  EXPECT_EQ(names.complaint(), "");
+  EXPECT_GT(names.rounds(), 20U);
   EXPECT_TRUE(std::filesystem::is_empty(MountPoint()));
   mount->Unmount();
   EXPECT_TRUE(std::filesystem::is_empty(Store() / "layers"));
