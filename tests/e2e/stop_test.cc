@@ -12,6 +12,7 @@
 #include "tests/e2e/machine.h"
 #include "tests/e2e/mounts.h"
 #include "tests/e2e/name_changer.h"
+#include "tests/e2e/scribbler.h"
 #include "tests/e2e/stop_points.h"
 
 namespace cowfs::e2e {
@@ -41,7 +42,7 @@ class Stop : public MountTest, public testing::WithParamInterface<const char*> {
     close(fd);
     ASSERT_NE(memory, MAP_FAILED);
     orders_ = static_cast<StopOrders*>(memory);
-    MakeBase(32 * kMiB);
+    base_ = MakeBase(16 * kMiB);
     std::filesystem::create_directories(MountPoint());
     undo_ = UnmountCowfsAtEnd(MountPoint());
     Must(Execute({"env", std::string(kStopOrdersVariable) + "=" + file.string(), STOPPING_PROGRAM,
@@ -54,16 +55,15 @@ class Stop : public MountTest, public testing::WithParamInterface<const char*> {
     MountTest::TearDown();
   }
 
-  // Has a process killed there, after some more passes, and the next `times` - 1 at once; returns
-  // when they were.
-  void Kill(StopPoint point, int32_t passes, int32_t times = 1) {
+  // Has a process killed there, after some more passes; returns when another serves, or fails.
+  void Kill(StopPoint point, int32_t passes) {
     StopOrders::Order& order = orders_->at(point);
-    const uint32_t before = order.kills;
     order.passes = passes;
-    order.times = times;
-    EXPECT_TRUE(Eventually([&] { return order.times <= 0; })) << "at " << static_cast<int>(point);
+    order.times = 1;
+    const bool killed = Eventually([&] { return order.times <= 0; });
     order.times = 0;
-    EXPECT_EQ(order.kills, before + static_cast<uint32_t>(times));
+    ASSERT_TRUE(killed) << "nobody came by";
+    ASSERT_TRUE(Eventually([&] { return Info()["restarts"] == kills() + restarts_asked_; }));
   }
   uint32_t kills() const {
     uint32_t sum = 0;
@@ -85,15 +85,19 @@ class Stop : public MountTest, public testing::WithParamInterface<const char*> {
       const LoopDevice direct(MountPoint() / "dom2", {"--direct-io=on"});
       const LoopDevice disk(MountPoint() / "dom4");
       OtherMount guest(disk.device(), Scratch() / "guest");
-      Machine one(buffered.device(), 256, 0);
-      Machine two(direct.device(), 256, O_DIRECT);
-      Machine three(MountPoint() / "dom3", 256, O_DIRECT);
+      Machine one(buffered.device(), 128, 0);
+      Machine two(direct.device(), 128, O_DIRECT);
+      Machine three(MountPoint() / "dom3", 128, O_DIRECT);
       Machine in_guest(guest / "file", 128, O_CREAT);
       NameChanger names(MountPoint());
+      Scribbler scribbler(MountPoint() / "scribbled", base_);
       work();
       names.Stop();
       EXPECT_EQ(names.complaint(), "");
       EXPECT_GT(names.rounds(), 0U);
+      scribbler.Stop();
+      EXPECT_EQ(scribbler.complaint(), "");
+      EXPECT_GT(scribbler.rounds(), 0U);
       for (Machine* machine : {&one, &two, &three, &in_guest}) {
         machine->Stop();
         EXPECT_EQ(machine->complaint(), "");
@@ -108,11 +112,13 @@ class Stop : public MountTest, public testing::WithParamInterface<const char*> {
       std::filesystem::remove(MountPoint() / name);
     }
     EXPECT_TRUE(std::filesystem::is_empty(MountPoint()));
+    // What was opened once is closed, and gone.
+    EXPECT_TRUE(Eventually([&] { return std::filesystem::is_empty(Store() / "layers"); }));
     Must(Cowfs({"umount", MountPoint()}));
     EXPECT_TRUE(Mentions(Must(Cowfs({"check", Store()})), "clean"));
-    EXPECT_TRUE(std::filesystem::is_empty(Store() / "layers"));
   }
 
+  Bytes base_;
   StopOrders* orders_ = nullptr;
   uint32_t restarts_asked_ = 0;
 
@@ -128,6 +134,7 @@ TEST_P(Stop, AtEachMomentLosesNothing) {
       for (const Moment& moment : kWhileServing) {
         SCOPED_TRACE(moment.name);
         Kill(moment.point, static_cast<int32_t>(random() % 30));
+        if (HasFatalFailure()) return;
       }
     }
   });
@@ -142,6 +149,7 @@ TEST_P(Stop, WhileAnotherTakesOverLosesNothing) {
       for (const StopPoint point : {StopPoint::taking_over, StopPoint::taken_over}) {
         orders_->at(point).times = 2;  // it, and the one that comes after it
         Kill(StopPoint::answer_not_sent, round);
+        if (HasFatalFailure()) return;
         EXPECT_TRUE(Eventually([&] { return orders_->at(point).times == 0; }));
       }
     }
