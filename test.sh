@@ -144,7 +144,13 @@ set_up() {
   rm -f "$1.log"
 }
 
-build_normal() { set_up build && ninja -C build; }
+# Line numbers are all that a report needs, and take a fifth less of the time.
+lines_only=-Dcpp_args=-g1
+build_normal() {
+  local options=()
+  [[ ${CI:-} == true ]] && options+=("$lines_only")
+  set_up build "${options[@]}" && ninja -C build
+}
 
 suites_of() {
   meson introspect --tests "$1" | python3 -c '
@@ -222,12 +228,12 @@ fi
 # Warnings are the normal build's business: the sanitizers' code makes g++ see some that are not there.
 if $built && ! $quick && wants store-asan fs-asan fuzz-asan; then
   export ASAN_OPTIONS=detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-  check build-asan set_up build-asan -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false &&
+  check build-asan set_up build-asan "$lines_only" -Doptimization=0 -Db_sanitize=address,undefined -Dwerror=false &&
     for suite in store fs fuzz; do run_suite "$suite-asan" build-asan "$suite"; done
 fi
 if $built && ! $quick && wants store-tsan fs-tsan; then
   export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
-  check build-tsan set_up build-tsan -Doptimization=1 -Db_sanitize=thread -Dwerror=false &&
+  check build-tsan set_up build-tsan "$lines_only" -Doptimization=1 -Db_sanitize=thread -Dwerror=false &&
     for suite in store fs; do run_suite "$suite-tsan" build-tsan "$suite" fixed_addresses; done
 fi
 [[ -z $tidy ]] || finish_tidy
