@@ -12,7 +12,6 @@
 
 #include "fs/keeper.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/logger.h>
@@ -20,7 +19,6 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
@@ -40,7 +38,9 @@
 #include "fs/mount.h"
 #include "fs/program.h"
 #include "fs/refusal.h"
+#include "fs/server_process.h"
 #include "fs/tuning.h"
+#include "fs/unmount_job.h"
 #include "store/descriptor.h"
 #include "store/error.h"
 #include "store/live_memory.h"
@@ -54,9 +54,6 @@ constexpr std::chrono::seconds kTimeToBecomeReady{10};
 constexpr std::chrono::seconds kTimeToHandOver{5};
 constexpr size_t kMostCrashes = 5;
 constexpr std::chrono::seconds kCrashesWithin{10};
-
-/// The socket's number in a server.
-constexpr int kServerSocket = 3;
 
 std::string how_it_ended(int status) {
   if (WIFSIGNALED(status)) return "was killed by signal " + std::to_string(WTERMSIG(status));
@@ -86,7 +83,6 @@ class Keeper {
   void give_up();
   void handle_signal(int signal);
   void start_unmount();
-  void log_unmount_output();
   void hand_over();
   /// Tells who asked for a restart what came of it.
   void end_restart(bool well, const std::string& why);
@@ -121,14 +117,12 @@ class Keeper {
   std::deque<Clock::time_point> crashes_;
   uint64_t restarts_ = 0;
   int64_t last_restart_ns_ = 0;
-  pid_t unmounting_ = 0;      // a child that does it
-  int unmount_output_ = -1;   // what it says
-  std::string unmount_text_;  // and has said, but for whole lines
+  UnmountJob unmount_;
   Refusal refusal_;
 };
 
 Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
-    : config_(config), ready_(ready) {
+    : config_(config), ready_(ready), unmount_(*config.log) {
   io_flusher_ = prepare_process(*config.log);
   sigemptyset(&signals_);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&signals_, signal);
@@ -155,7 +149,6 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
 Keeper::~Keeper() {
   // A mount that came to nothing: without its connection it would be there, and dead.
   if (connection_ >= 0 && !was_ready_) unmount_mount_point(config_.mount_point, MNT_DETACH);
-  if (unmount_output_ >= 0) ::close(unmount_output_);
   ::munmap(state_, sizeof(KeeperState));
   ::close(state_fd_);
   if (socket_ >= 0) ::close(socket_);
@@ -164,44 +157,15 @@ Keeper::~Keeper() {
 }
 
 void Keeper::start_server() {
-  std::array<int, 2> ends{};
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-    throw Error(errno, "start the server");
-  }
+  const ServerProcess started = start_server_process(config_, *candidate_, old_signals_);
   is_ready_ = false;
   handing_over_ = false;
   killed_for_time_ = false;
   failure_.reset();
-  const pid_t child = ::fork();
-  if (child < 0) {
-    const int code = errno;
-    ::close(ends[0]);
-    ::close(ends[1]);
-    throw Error(code, "start the server");
-  }
-  if (child == 0) {
-    // dup2(2) of a descriptor to itself would leave it to be closed.
-    if (ends[1] == kServerSocket) {
-      ::fcntl(kServerSocket, F_SETFD, 0);
-    } else {
-      ::dup2(ends[1], kServerSocket);
-    }
-    ::setsid();
-    if (::chdir("/") != 0) ::_exit(127);  // it always works
-    if (!config_.foreground) {
-      const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-      for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(null, stream);
-    }
-    ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
-    if (config_.instead_of_program) ::_exit(config_.instead_of_program(kServerSocket));
-    candidate_->execute(config_.arguments);
-    ::_exit(127);
-  }
-  ::close(ends[1]);
   if (socket_ >= 0) ::close(socket_);
-  socket_ = ends[0];
-  server_ = child;
-  state_->server = child;
+  socket_ = started.socket;
+  server_ = started.pid;
+  state_->server = started.pid;
   state_->given_up = 0;
   if (was_ready_) deadline_ = Clock::now() + kTimeToBecomeReady;
   send_start();
@@ -314,9 +278,7 @@ void Keeper::handle(Packet& packet) {
 void Keeper::collect_children() {
   int status = 0;
   for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-    if (pid == unmounting_) {
-      unmounting_ = 0;
-    }
+    unmount_.note_end(pid);
     if (pid != server_) continue;
     server_ = 0;
     state_->server = 0;
@@ -390,38 +352,7 @@ void Keeper::give_up() {
   refusal_.begin(connection_);
 }
 
-void Keeper::start_unmount() {
-  if (unmounting_ != 0) return;
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw Error(errno, "unmount");
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(ends[1], STDERR_FILENO);
-    ::fcntl(STDERR_FILENO, F_SETFL, 0);
-    ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
-    program_->execute({"cowfs", "umount", config_.mount_point});
-    ::_exit(127);
-  }
-  ::close(ends[1]);
-  if (unmount_output_ >= 0) ::close(unmount_output_);
-  unmount_output_ = ends[0];
-  unmounting_ = std::max(child, 0);
-}
-
-void Keeper::log_unmount_output() {
-  std::array<char, 4096> buffer{};
-  const ssize_t count = ::read(unmount_output_, buffer.data(), buffer.size());
-  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
-  unmount_text_.append(buffer.data(), static_cast<size_t>(std::max<ssize_t>(count, 0)));
-  for (size_t end = 0; (end = unmount_text_.find('\n')) != std::string::npos;) {
-    config_.log->warn("{}", unmount_text_.substr(0, end));
-    unmount_text_.erase(0, end + 1);
-  }
-  if (count > 0) return;
-  ::close(unmount_output_);
-  unmount_output_ = -1;
-  unmount_text_.clear();
-}
+void Keeper::start_unmount() { unmount_.start(*program_, config_.mount_point, old_signals_); }
 
 void Keeper::end_restart(bool well, const std::string& why) {
   if (!std::exchange(restart_asked_, false)) return;
@@ -499,14 +430,14 @@ int Keeper::run() {
   while (!end_ || server_ != 0) {
     std::array<pollfd, 4> polled{pollfd{signal_fd.fd(), POLLIN, 0}, pollfd{socket_, POLLIN, 0},
                                  pollfd{given_up_ ? connection_ : -1, POLLIN, 0},
-                                 pollfd{unmount_output_, POLLIN, 0}};
+                                 pollfd{unmount_.fd(), POLLIN, 0}};
     if (::poll(polled.data(), polled.size(), wait_ms()) < 0 && errno != EINTR) {
       throw Error(errno, "poll");
     }
     if (polled[1].revents != 0) listen();
     // Unmounted, it is over; what was not committed is lost.
     if (polled[2].revents != 0 && !refusal_.answer(connection_)) end_ = 1;
-    if (polled[3].revents != 0) log_unmount_output();
+    if (polled[3].revents != 0) unmount_.listen();
     for (signalfd_siginfo info{}; ::read(signal_fd.fd(), &info, sizeof(info)) == sizeof(info);) {
       handle_signal(static_cast<int>(info.ssi_signo));
     }
