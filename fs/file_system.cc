@@ -54,7 +54,21 @@ FileSystem::~FileSystem() = default;
 void FileSystem::note_keeper(const KeeperLink& keeper) {
   *keeper_.lock() = {.pid = keeper.keeper(),
                      .restarts = keeper.restarts(),
-                     .last_restart_ns = keeper.last_restart_ns()};
+                     .last_restart_ns = keeper.last_restart_ns(),
+                     .held = {},
+                     .can_be_taken_over = false};
+}
+
+void FileSystem::note_orphaned(const KeeperLink& keeper, bool can_be_taken_over) {
+  KeeperFacts facts{.pid = 0,
+                    .restarts = keeper.restarts(),
+                    .last_restart_ns = keeper.last_restart_ns(),
+                    .held = keeper.all_held(),
+                    .can_be_taken_over = can_be_taken_over};
+  // Of the first server: its own, which it had its keeper hold.
+  facts.held["lock-directory"] = store_.lock().directory_fd();
+  facts.held["lock-file"] = store_.lock().file_fd();
+  *keeper_.lock() = std::move(facts);
 }
 
 unsigned FileSystem::threads() {
@@ -144,6 +158,16 @@ nlohmann::json FileSystem::describe_mount() {
           {"last_restart_ns",
            keeper.last_restart_ns > 0 ? nlohmann::json(keeper.last_restart_ns) : nlohmann::json()},
           {"version", COWFS_VERSION}};
+}
+
+nlohmann::json FileSystem::describe_descriptors() {
+  const KeeperFacts keeper = *keeper_.lock();
+  if (keeper.pid > 0 || keeper.held.empty()) throw Error(EBUSY, "ioctl");
+  return {{"server_pid", ::getpid()},
+          {"restarts", keeper.restarts},
+          {"last_restart_ns", keeper.last_restart_ns},
+          {"can_be_taken_over", keeper.can_be_taken_over},
+          {"descriptors", keeper.held}};
 }
 
 nlohmann::json FileSystem::describe(Image& image) {

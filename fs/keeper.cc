@@ -33,6 +33,8 @@
 #include <optional>
 #include <utility>
 
+#include "fs/adoption.h"
+#include "fs/keeper_claim.h"
 #include "fs/keeper_protocol.h"
 #include "fs/keeper_state.h"
 #include "fs/mount.h"
@@ -62,7 +64,7 @@ std::string how_it_ended(int status) {
 
 class Keeper {
  public:
-  Keeper(const KeeperConfig& config, const std::function<void()>& ready);
+  Keeper(const KeeperConfig& config, const std::function<void()>& ready, KeeperLegacy legacy);
   Keeper(const Keeper&) = delete;
   Keeper& operator=(const Keeper&) = delete;
   ~Keeper();
@@ -70,6 +72,7 @@ class Keeper {
   int run();
 
  private:
+  void adopt();
   void start_server();
   void start_next_server();
   void send_start() const;
@@ -81,6 +84,8 @@ class Keeper {
   void server_ended(int status);
   void server_failed(const std::string& why, bool crashed);
   void give_up();
+  /// Tells who waits for it that the mount is as it will be.
+  void announce();
   void handle_signal(int signal);
   void start_unmount();
   void hand_over();
@@ -91,16 +96,19 @@ class Keeper {
 
   const KeeperConfig& config_;
   const std::function<void()>& ready_;
+  bool announced_ = false;  // `ready_` was called
   sigset_t signals_{};
   sigset_t old_signals_{};
   bool io_flusher_ = false;
   int state_fd_ = -1;
-  KeeperState* state_ = nullptr;        // for others to look at
-  bool restart_asked_ = false;          // and not yet come to an end
-  std::map<std::string, int> held_;     // for the next server, by name
-  std::shared_ptr<Program> program_;    // the one that works
-  std::shared_ptr<Program> candidate_;  // one that has yet to become ready
+  KeeperState* state_ = nullptr;              // for others to look at
+  bool restart_asked_ = false;                // and not yet come to an end
+  std::map<std::string, int> held_;           // for the next server, by name
+  int claim_ = -1;                            // see claim_mount
+  std::shared_ptr<const Program> program_;    // the one that works
+  std::shared_ptr<const Program> candidate_;  // one that has yet to become ready
   int connection_ = -1;
+  int orphan_ = -1;  // the pidfd of a server to be ended
 
   pid_t server_ = 0;  // 0: none
   int socket_ = -1;
@@ -121,14 +129,22 @@ class Keeper {
   Refusal refusal_;
 };
 
-Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
-    : config_(config), ready_(ready), unmount_(*config.log) {
+Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready, KeeperLegacy legacy)
+    : config_(config),
+      ready_(ready),
+      held_(std::move(legacy.held)),
+      orphan_(legacy.orphan),
+      was_ready_(legacy.program != nullptr),
+      can_be_taken_over_(legacy.program != nullptr),
+      restarts_(legacy.restarts),
+      last_restart_ns_(legacy.last_restart_ns),
+      unmount_(*config.log) {
   io_flusher_ = prepare_process(*config.log);
   sigemptyset(&signals_);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&signals_, signal);
   ::sigprocmask(SIG_BLOCK, &signals_, &old_signals_);
-  program_ = std::make_shared<Program>(Program::own_path(), kServerSocket + 1);
-  candidate_ = program_;
+  candidate_ = std::make_shared<const Program>(Program::own_path(), kServerSocket + 1);
+  program_ = legacy.program ? std::move(legacy.program) : candidate_;
   ::prctl(PR_SET_NAME, KeeperState::kName, 0, 0, 0);
   state_fd_ = make_keeper_state();
   state_ = &map_keeper_state(state_fd_);
@@ -136,7 +152,11 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
     throw Error(ENAMETOOLONG, "mount point " + config.mount_point);
   }
   config.mount_point.copy(state_->mount_point.data(), config.mount_point.size());
-  held_["live"] = LiveMemory::make();
+  if (held_.count("live") == 0) held_["live"] = LiveMemory::make();
+  claim_ = claim_mount(held_["live"]);
+  if (const auto found = held_.find("connection"); found != held_.end())
+    connection_ = found->second;
+  if (held_.count("config") > 0) return;
   const int text = ::memfd_create("cowfs-config", MFD_CLOEXEC);
   if (text < 0) throw Error(errno, "keep the configuration");
   held_["config"] = text;
@@ -151,9 +171,19 @@ Keeper::~Keeper() {
   if (connection_ >= 0 && !was_ready_) unmount_mount_point(config_.mount_point, MNT_DETACH);
   ::munmap(state_, sizeof(KeeperState));
   ::close(state_fd_);
+  ::close(claim_);
+  if (orphan_ >= 0) ::close(orphan_);
   if (socket_ >= 0) ::close(socket_);
   for (const auto& [name, fd] : held_) ::close(fd);
   ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
+}
+
+void Keeper::adopt() {
+  config_.log->info("keeper: {}: process {} goes on for one that was killed, with another server",
+                    config_.mount_point, ::getpid());
+  end_process(orphan_);
+  restart_asked_ = true;
+  start_next_server();
 }
 
 void Keeper::start_server() {
@@ -253,9 +283,8 @@ void Keeper::handle(Packet& packet) {
               "its server",
               config_.mount_point);
         }
-        ready_();
-        if (asked_to_end_) start_unmount();
       }
+      announce();
       break;
     case Say::failed:
       failure_ = packet;
@@ -339,6 +368,12 @@ void Keeper::start_next_server() {
   start_server();
 }
 
+void Keeper::announce() {
+  if (std::exchange(announced_, true)) return;
+  ready_();
+  if (asked_to_end_) start_unmount();
+}
+
 void Keeper::give_up() {
   config_.log->critical(
       "server: {}: crashed {} times in {} seconds, and is not started again: all requests fail "
@@ -350,6 +385,7 @@ void Keeper::give_up() {
   state_->given_up = 1;
   end_restart(false, "the server dies again and again; see the log");
   refusal_.begin(connection_);
+  announce();
 }
 
 void Keeper::start_unmount() { unmount_.start(*program_, config_.mount_point, old_signals_); }
@@ -365,7 +401,7 @@ void Keeper::end_restart(bool well, const std::string& why) {
 void Keeper::hand_over() {
   restart_asked_ = true;
   try {
-    candidate_ = std::make_shared<Program>(program_->path(), kServerSocket + 1);
+    candidate_ = std::make_shared<const Program>(program_->path(), kServerSocket + 1);
   } catch (const Error& error) {
     config_.log->error("restart: {}: the program that runs is used again", error.what());
     candidate_ = program_;
@@ -426,7 +462,11 @@ int Keeper::run() {
   // To be there when memory is short. Not inherited by the servers.
   static_cast<void>(::mlockall(MCL_CURRENT | MCL_FUTURE));
   const Descriptor signal_fd(::signalfd(-1, &signals_, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd");
-  start_server();
+  if (orphan_ >= 0) {
+    adopt();
+  } else {
+    start_server();
+  }
   while (!end_ || server_ != 0) {
     std::array<pollfd, 4> polled{pollfd{signal_fd.fd(), POLLIN, 0}, pollfd{socket_, POLLIN, 0},
                                  pollfd{given_up_ ? connection_ : -1, POLLIN, 0},
@@ -448,8 +488,8 @@ int Keeper::run() {
 
 }  // namespace
 
-int keep(const KeeperConfig& config, const std::function<void()>& ready) {
-  return Keeper(config, ready).run();
+int keep(const KeeperConfig& config, const std::function<void()>& ready, KeeperLegacy legacy) {
+  return Keeper(config, ready, std::move(legacy)).run();
 }
 
 }  // namespace cowfs

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "fs/keeper_legacy.h"
+
 namespace cowfs {
 
 /// What the keeper of a mount is told.
@@ -36,6 +38,9 @@ struct KeeperConfig {
 ///
 /// Returns the exit status when the mount has ended. Throws Error before `ready` was called:
 /// nothing is mounted then. The calling thread must be the only one; it stays the only one.
-int keep(const KeeperConfig& config, const std::function<void()>& ready);
+///
+/// With a `legacy` there is a mount already. It throws only before it has done anything about that,
+/// and `ready` is called also when it has given up.
+int keep(const KeeperConfig& config, const std::function<void()>& ready, KeeperLegacy legacy = {});
 
 }  // namespace cowfs

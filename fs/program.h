@@ -11,7 +11,9 @@ namespace cowfs {
 class Program {
  public:
   /// Keeps a descriptor of the file, which is none of the first `free_below`. Throws Error.
-  Program(std::string path, int free_below);
+  Program(const std::string& path, int free_below) : Program(path, free_below, path) {}
+  /// The same of one that is found at `file`, and has its successors at `path`.
+  Program(std::string path, int free_below, const std::string& file);
 
   [[nodiscard]] const std::string& path() const { return path_; }
 

@@ -1,0 +1,214 @@
+// The keeper of a mount is killed, or becomes another program, while machines run.
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "tests/e2e/machine.h"
+#include "tests/e2e/mounts.h"
+
+namespace cowfs::e2e {
+namespace {
+
+class KeeperTest : public MountTest {
+ protected:
+  Json Info() const { return CowfsJson({"info", MountPoint()}); }
+  pid_t Server() const { return Info().at("server_pid").get<pid_t>(); }
+  pid_t Keeper() const { return Info().at("keeper_pid").get<pid_t>(); }
+
+  void KillKeeper() const {
+    kill(Keeper(), SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return Info()["keeper_pid"].is_null(); }));
+  }
+  // Returns when another server answers, of the keeper that there is.
+  void KillServer() const {
+    const pid_t old = Server();
+    kill(old, SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return Server() != old; }));
+  }
+  // The uid that a process runs as.
+  static uid_t UserOf(pid_t pid) {
+    struct stat status {};
+    EXPECT_EQ(stat(("/proc/" + std::to_string(pid)).c_str(), &status), 0);
+    return status.st_uid;
+  }
+};
+
+class KilledKeeper : public KeeperTest {};
+
+TEST_F(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
+  MakeBase(32 * kMiB);
+  auto mount = MountBase();
+  for (const char* name : {"dom1", "dom2", "dom3"}) {
+    Touch(*mount / name);
+  }
+  const LoopDevice buffered(*mount / "dom1");
+  const LoopDevice direct(*mount / "dom2", {"--direct-io=on"});
+  Machine one(buffered.device(), 128, 0);
+  Machine two(direct.device(), 128, O_DIRECT);
+  Machine three(*mount / "dom3", 128, O_DIRECT);
+  for (int i = 0; i < 5; ++i) {
+    SleepMilliseconds(200);
+    const Json before = Info();
+    KillKeeper();
+    SleepMilliseconds(100);
+    Must(Cowfs({"restart", MountPoint()}));
+    const Json after = Info();
+    EXPECT_TRUE(ProcessExists(after["keeper_pid"].get<pid_t>()));
+    EXPECT_NE(after["keeper_pid"], before["keeper_pid"]);
+    EXPECT_NE(after["server_pid"], before["server_pid"]);
+    EXPECT_FALSE(ProcessExists(before["server_pid"].get<pid_t>()));
+    EXPECT_EQ(after["restarts"], before["restarts"].get<int>() + 1);
+    KillServer();
+    EXPECT_EQ(Info()["keeper_pid"], after["keeper_pid"]);
+  }
+  for (Machine* machine : {&one, &two, &three}) {
+    machine->Stop();
+    EXPECT_EQ(machine->complaint(), "");
+    EXPECT_GT(machine->rounds(), 20U);
+    machine->Check();
+  }
+  EXPECT_EQ(Info()["restarts"], 10);
+}
+
+TEST_F(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  Machine machine(*mount / "dom1", 64, O_DIRECT);
+  KillKeeper();
+  const Result result = Shell("for i in 1 2 3 4 5 6; do " + Quoted(Program()) + " restart " +
+                              Quoted(MountPoint()) + " & done; wait");
+  EXPECT_EQ(result.status, 0) << result.err;
+  SleepMilliseconds(300);
+  const std::string serving =
+      Must(Execute({"pgrep", "-fc", "^cowfs serve " + MountPoint().string() + "$"}));
+  EXPECT_EQ(serving, "1\n");
+  KillServer();
+  machine.Stop();
+  EXPECT_EQ(machine.complaint(), "");
+  machine.Check();
+}
+
+TEST_F(KilledKeeper, IsMissedByNobodyAtAnUnmount) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  const Bytes bytes = RandomBytes(3 * kMiB, 7);
+  KillKeeper();
+  const pid_t server = Server();
+  File(*mount / "dom1").Write(0, bytes);
+  const Result result = Cowfs({"umount", MountPoint()});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_FALSE(ProcessExists(server));
+  EXPECT_TRUE(Mentions(ReadFile(log), "everything is durable"));
+  EXPECT_TRUE(Mentions(Must(Cowfs({"check", Store()})), "clean"));
+  mount->MountAgain();
+  EXPECT_EQ(File(*mount / "dom1").Read(0, bytes.size()), bytes);
+}
+
+TEST_F(KilledKeeper, IsReplacedByNoStranger) {
+  MakeBase();
+  auto mount = MountBase();
+  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
+  const auto restart = [&] {
+    const Result result =
+        Execute({Scratch() / "cowfs", "restart", MountPoint()}, {.as_nobody = true});
+    EXPECT_EQ(result.status, 1);
+    EXPECT_EQ(result.err, "cowfs restart: " + MountPoint().string() +
+                              ": only root and the user that mounted it may restart it\n");
+  };
+  const pid_t server = Server();
+  restart();
+  KillKeeper();
+  restart();
+  EXPECT_EQ(Server(), server);
+}
+
+TEST_F(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
+  if (Execute({"sh", "-c", "command -v fusermount3"}).status != 0) {
+    GTEST_SKIP() << "needs fusermount3";
+  }
+  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
+  const Path home = Scratch() / "home";
+  std::filesystem::create_directories(home / "vms");
+  WriteFile(home / "base.img", RandomBytes(kMiB, 1));
+  WriteFile(Scratch() / "fuse.conf", "user_allow_other\n");
+  Must(Execute({"chown", "-R", "65534:65534", home.string()}));
+  // As root, in a mount name space of its own.
+  const std::string script = R"sh(
+    cd "$0"
+    mknod -m 666 fuse c 10 229; mount --bind fuse /dev/fuse
+    touch /etc/fuse.conf; mount --bind fuse.conf /etc/fuse.conf
+    user() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+    pid() { user ./cowfs info --json home/vms | sed -n "s/.*\"$1_pid\": *\([0-9a-z]*\).*/\1/p"; }
+    lose() { kill -9 $(pid keeper); until [ "$(pid keeper)" = null ];
+  do sleep 0.05;
+  done;
+}
+    user ./cowfs mount -o allow_root home/base.img home/vms
+    user sh -c 'echo own > home/vms/dom1'
+    lose
+    user ./cowfs restart home/vms
+    echo user: $(stat -c %u /proc/$(pid keeper) /proc/$(pid server)) $(cat home/vms/dom1)
+    lose
+    ./cowfs restart home/vms
+    echo root: $(stat -c %u /proc/$(pid keeper) /proc/$(pid server)) $(cat home/vms/dom1)
+    user ./cowfs restart home/vms
+    user ./cowfs umount home/vms
+  )sh";
+  const Result result = Execute({"unshare", "-m", "sh", "-euc", script, Scratch()});
+  EXPECT_EQ(result.status, 0) << result.out << result.err;
+  EXPECT_EQ(result.out, "user: 65534 65534 own\nroot: 65534 65534 own\n");
+}
+
+TEST_F(KilledKeeper, IsNotReplacedAndTheServerLeftAloneIfThatCannotBe) {
+  MakeBase();
+  std::filesystem::create_directories(Scratch() / "logs");
+  auto mount = MountBase({"--log-file", Scratch() / "logs/cowfs.log"});
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  KillKeeper();
+  const pid_t server = Server();
+  std::filesystem::remove_all(Scratch() / "logs");
+  const Result result = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "log file"));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_EQ(Server(), server);
+  std::filesystem::create_directories(Scratch() / "logs");
+  Must(Cowfs({"restart", MountPoint()}));
+  image.Write(0, "written");
+}
+
+TEST_F(KilledKeeper, IsFollowedByAServerOfTheOldProgramIfTheNewOneIsNone) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  KillKeeper();
+  const pid_t server = Server();
+  // One that runs, with another one at its path.
+  const Path program = Scratch() / "cowfs";
+  std::filesystem::copy_file(Program(), program);
+  const Undo uncover([program] { Execute({"umount", "-l", program.string()}); });
+  const Result result = Shell(
+      "exec 9<\"$p\"; mount --bind /bin/false \"$p\"; "
+      "exec /proc/self/fd/9 restart " +
+          Quoted(MountPoint()),
+      {.environment = "p=" + program.string()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "has a keeper again"));
+  EXPECT_TRUE(Mentions(result.err, "the old one goes on"));
+  EXPECT_NE(Server(), server);
+  EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(Server()) + "/exe"), Program());
+  KillServer();
+  image.Write(0, "written");
+}
+
+}  // namespace
+}  // namespace cowfs::e2e
