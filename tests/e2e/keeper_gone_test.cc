@@ -210,5 +210,74 @@ TEST_F(KilledKeeper, IsFollowedByAServerOfTheOldProgramIfTheNewOneIsNone) {
   image.Write(0, "written");
 }
 
+class StaleMountPoint : public KeeperTest {};
+
+TEST_F(StaleMountPoint, IsCleanedUpByANewMount) {
+  const Bytes base = MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  {
+    const File image(*mount / "dom1");
+    image.Write(0, "synced");
+    image.Sync();
+  }
+  const LoopDevice loop(*mount / "dom1");
+  // The keeper first, and a server that lives on for a while.
+  KillKeeper();
+  const pid_t server = Server();
+  kill(server, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !ProcessExists(server); }));
+  struct stat status {};
+  ASSERT_TRUE(
+      Eventually([&] { return stat(MountPoint().c_str(), &status) != 0 && errno == ENOTCONN; }));
+
+  const Path link = Scratch() / "link";
+  std::filesystem::create_symlink(MountPoint(), link);
+  const Result result = Cowfs({"mount", Base(), link});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "cowfs mount: " + MountPoint().string() +
+                            ": keeper and server of the mount there were gone; it is cleaned up\n");
+  EXPECT_EQ(File(*mount / "dom1").Read(0, 6), "synced");
+  // Not one upon the other.
+  Must(Cowfs({"umount", MountPoint()}));
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+}
+
+TEST_F(StaleMountPoint, OfAnotherFileSystemIsRefused) {
+  MakeBase();
+  std::filesystem::create_directories(MountPoint());
+  const Background other({FAKE_NETWORK_FS, MountPoint()}, Scratch() / "out", Scratch() / "err");
+  const Undo unmount([where = MountPoint()] { Execute({"umount", "-l", where.string()}); });
+  ASSERT_TRUE(Eventually([&] { return IsMountPoint(MountPoint()); }));
+  other.Signal(SIGKILL);
+  struct stat status {};
+  ASSERT_TRUE(
+      Eventually([&] { return stat(MountPoint().c_str(), &status) != 0 && errno == ENOTCONN; }));
+  const Result result = Cowfs({"mount", Base(), MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "another file system (fuse.sshfs of host:/share)"));
+  EXPECT_TRUE(Mentions(result.err, "umount -l"));
+  EXPECT_TRUE(IsMountPoint(MountPoint()));
+}
+
+TEST_F(StaleMountPoint, IsNoneWhereAServerLivesWithoutItsKeeper) {
+  MakeBase();
+  auto mount = MountBase();
+  KillKeeper();
+  const pid_t server = Server();
+  const Result result = Cowfs({"mount", Base(), MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "cowfs restart " + MountPoint().string()));
+  EXPECT_TRUE(Mentions(result.err, "cowfs umount " + MountPoint().string()));
+  EXPECT_EQ(Server(), server);
+  // And with both gone there is nothing to restart.
+  kill(server, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !ProcessExists(server); }));
+  const Result restart = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(restart.status, 1);
+  EXPECT_TRUE(Mentions(restart.err, "its server is dead"));
+  Must(Cowfs({"mount", Base(), MountPoint()}));
+}
+
 }  // namespace
 }  // namespace cowfs::e2e

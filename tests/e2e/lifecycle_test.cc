@@ -447,7 +447,7 @@ TEST_F(Ending, AfterTheServersDeathTheStaleMountPointIsExplainedAndCleaned) {
   EXPECT_EQ(errno, ENOTCONN);
   for (const Arguments& line :
        {Arguments{"ls", MountPoint()}, Arguments{"info", MountPoint()},
-        Arguments{"sync", MountPoint()}, Arguments{"mount", Base(), MountPoint()}}) {
+        Arguments{"sync", MountPoint()}}) {
     const Result result = Cowfs(line);
     EXPECT_EQ(result.status, 1) << line[0];
     EXPECT_TRUE(Mentions(result.err, "cowfs umount")) << line[0];
