@@ -42,7 +42,7 @@ int keep_orphan(const MountEntry& mount, const std::function<void()>& ready) {
                             .tune_always = false,
                             .log = log.logger,
                             .reopen_log = log.reopen};
-  return keep(keeper, ready, std::move(orphan.legacy));
+  return keep(keeper, ready, orphan.legacy);
 }
 
 }  // namespace

@@ -25,14 +25,14 @@ namespace {
 
 constexpr HelpTexts kHelp{
     .command = "restart",
-    .usage = "DIR",
+    .usage = "[OPTION]... DIR",
     .what =
         "Replaces the server of the mount DIR by the program that is on disk now, while machines\n"
         "run: their requests wait for a moment. If the new one does not become ready, the old one\n"
         "goes on. Also tries again where servers died so often that none was started any more, "
         "and\n"
         "brings a new keeper where that was killed.",
-    .examples = "  cowfs restart /mnt/vms\n",
+    .examples = "  cowfs restart /mnt/vms\n  cowfs restart --keeper /mnt/vms\n",
     .section = 8};
 
 constexpr std::chrono::seconds kPatience{60};
@@ -93,8 +93,8 @@ void ask_keeper(const KeeperLook& before, const std::string& point, int signal) 
     if (now->well) return;
     throw Error::with_message(EIO, point + ": not restarted: " + now->message);
   }
-  throw Error::with_message(ETIMEDOUT,
-                            point + ": no server has become ready in a minute; see the log");
+  throw Error::with_message(
+      ETIMEDOUT, point + ": nothing has come of it in a minute; see the log, which will say so");
 }
 
 }  // namespace
@@ -103,12 +103,14 @@ int run_restart(const Arguments& arguments) {
   std::string directory;
   CommandLine line(kHelp);
   line.argument("DIR", directory, "the mount point");
+  bool keeper = false;
+  line.flag("--keeper", keeper, "replace the keeper instead, which is the same process then");
   if (!line.parse(arguments)) return kDone;
 
   const MountEntry mount = mount_of_directory(directory);
   const Kept kept = keeper_that_may_be_asked(mount);
   if (!kept.keeper) return adopt(mount, kept.point);
-  ask_keeper(*kept.keeper, kept.point, SIGUSR1);
+  ask_keeper(*kept.keeper, kept.point, keeper ? SIGUSR2 : SIGUSR1);
   return kDone;
 }
 

@@ -17,8 +17,11 @@ class Program {
 
   [[nodiscard]] const std::string& path() const { return path_; }
 
+  /// Stays the program's.
+  [[nodiscard]] int fd() const { return file_.fd(); }
+
   /// Becomes the program; `arguments` begin with its name. Returns only if it fails. For a process
-  /// that was just forked.
+  /// with one thread.
   void execute(std::vector<std::string> arguments) const;
 
   /// The path from which this process was started.

@@ -279,5 +279,164 @@ TEST_F(StaleMountPoint, IsNoneWhereAServerLivesWithoutItsKeeper) {
   Must(Cowfs({"mount", Base(), MountPoint()}));
 }
 
+class ReplacedKeeper : public KeeperTest {
+ protected:
+  Path OwnProgram() const { return Scratch() / "cowfs"; }
+
+  // Of a program that can be replaced.
+  Undo MountByOwnProgram(uint64_t base_size = 8 * kMiB) const {
+    MakeBase(base_size);
+    std::filesystem::copy_file(Program(), OwnProgram());
+    std::filesystem::create_directories(MountPoint());
+    Undo unmount = UnmountCowfsAtEnd(MountPoint());
+    Must(Execute({OwnProgram(), "mount", "--log-file", Log(), Base(), MountPoint()}));
+    return unmount;
+  }
+  Path Log() const { return Scratch() / "cowfs.log"; }
+  // As an upgrade does it: another file under the name.
+  void Upgrade(const Path& to) const {
+    std::filesystem::remove(OwnProgram());
+    std::filesystem::copy_file(to, OwnProgram());
+  }
+  static std::string ProgramOf(pid_t pid) {
+    return std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe");
+  }
+  static size_t Descriptors(pid_t pid) {
+    const std::filesystem::directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
+    return static_cast<size_t>(std::distance(begin(all), end(all)));
+  }
+};
+
+TEST_F(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
+  const Undo unmount = MountByOwnProgram(32 * kMiB);
+  Touch(MountPoint() / "dom1");
+  Touch(MountPoint() / "dom2");
+  const LoopDevice loop(MountPoint() / "dom1");
+  Machine one(loop.device(), 128, 0);
+  Machine two(MountPoint() / "dom2", 128, O_DIRECT);
+  KillServer();
+  const Json before = Info();
+  const auto keeper = before["keeper_pid"].get<pid_t>();
+  size_t descriptors = 0;
+  for (int i = 0; i < 5; ++i) {
+    Upgrade(Program());
+    EXPECT_NE(ProgramOf(keeper), OwnProgram());
+    Must(Cowfs({"restart", "--keeper", MountPoint()}));
+    EXPECT_EQ(ProgramOf(keeper), OwnProgram());
+    const Json after = Info();
+    for (const char* fact : {"keeper_pid", "server_pid", "restarts", "last_restart"}) {
+      EXPECT_EQ(after[fact], before[fact]) << fact;
+    }
+    if (i == 1) {
+      descriptors = Descriptors(keeper);
+    }
+    SleepMilliseconds(100);
+  }
+  EXPECT_EQ(Descriptors(keeper), descriptors);
+  KillServer();
+  EXPECT_EQ(Keeper(), keeper);
+  EXPECT_EQ(Info()["restarts"], 2);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(Info()["restarts"], 3);
+  for (Machine* machine : {&one, &two}) {
+    machine->Stop();
+    EXPECT_EQ(machine->complaint(), "");
+    EXPECT_GT(machine->rounds(), 20U);
+    machine->Check();
+  }
+}
+
+TEST_F(ReplacedKeeper, MissesNoDeathOfItsServer) {
+  const Undo unmount = MountByOwnProgram();
+  Touch(MountPoint() / "dom1");
+  Machine machine(MountPoint() / "dom1", 64, O_DIRECT);
+  const pid_t keeper = Keeper();
+  for (int i = 0; i < 25; ++i) {
+    const pid_t server = Server();
+    Background restart({Program(), "restart", "--keeper", MountPoint()}, Scratch() / "out",
+                       Scratch() / "err");
+    SleepMilliseconds(i);
+    kill(server, SIGKILL);
+    ASSERT_TRUE(Eventually([&] { return Server() != server; })) << i;
+    restart.Wait();
+    EXPECT_EQ(ReadFile(Scratch() / "err"), "");
+  }
+  EXPECT_EQ(Keeper(), keeper);
+  EXPECT_EQ(Info()["restarts"], 25);
+  machine.Stop();
+  EXPECT_EQ(machine.complaint(), "");
+  machine.Check();
+}
+
+TEST_F(ReplacedKeeper, StaysAsItIsIfTheProgramOnDiskIsBroken) {
+  const Undo unmount = MountByOwnProgram();
+  Touch(MountPoint() / "dom1");
+  const File image(MountPoint() / "dom1");
+  WriteFile(Scratch() / "text", "no program");
+  std::filesystem::permissions(Scratch() / "text", std::filesystem::perms(0755));
+  const Json before = Info();
+  const auto keeper = before["keeper_pid"].get<pid_t>();
+  const std::string program = ProgramOf(keeper);
+  for (const Path& broken : {Path("/bin/false"), Path("/bin/true"), Path("/bin/echo"),
+                             Scratch() / "text", Path(RETURNING_KEEPER), Path()}) {
+    std::filesystem::remove(OwnProgram());
+    if (!broken.empty()) {
+      std::filesystem::copy_file(broken, OwnProgram());
+    }
+    const Result result = Cowfs({"restart", "--keeper", MountPoint()});
+    EXPECT_EQ(result.status, 1) << broken;
+    EXPECT_TRUE(Mentions(result.err, "the old keeper goes on")) << broken;
+    EXPECT_TRUE(Mentions(ReadFile(Log()), "the old program goes on")) << broken;
+    const Json after = Info();
+    for (const char* fact : {"keeper_pid", "server_pid", "restarts"}) {
+      EXPECT_EQ(after[fact], before[fact]) << broken << fact;
+    }
+    EXPECT_EQ(ProgramOf(keeper), program + (program.ends_with(" (deleted)") ? "" : " (deleted)"));
+  }
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "it is a test; the old program goes on"));
+  KillServer();
+  image.Write(0, "written");
+  EXPECT_EQ(Keeper(), keeper);
+}
+
+TEST_F(ReplacedKeeper, OfAnUnknownFormGivesTheOldProgramItsPlaceBack) {
+  WriteFile(Scratch() / "memory", "cowfs keeper 99\nback 6\n(99)\n");
+  const std::string why =
+      "the keeper hands down 'cowfs keeper 99', this program knows 'cowfs keeper 1'";
+  const RunOptions in_scratch{.directory = Scratch()};
+  const Result probe = Shell(Quoted(Program()) + " keep --probe 5 5<memory", in_scratch);
+  EXPECT_EQ(probe.status, 1);
+  EXPECT_TRUE(Mentions(probe.err, why));
+  const Result back = Shell(Quoted(Program()) + " keep 5 5<memory 6</bin/echo", in_scratch);
+  EXPECT_EQ(back.status, 0) << back.err;
+  EXPECT_EQ(back.out, "keep --back " + why + " 5\n");
+}
+
+TEST_F(ReplacedKeeper, KeepsAMountThatWasGivenUp) {
+  const Undo unmount = MountByOwnProgram();
+  Touch(MountPoint() / "dom1");
+  const File image(MountPoint() / "dom1");
+  for (int i = 0; i < 5; ++i) {
+    const pid_t server = Server();
+    kill(server, SIGSEGV);
+    ASSERT_TRUE(Eventually([&] { return i == 4 || Server() != server; }));
+  }
+  ASSERT_TRUE(Eventually([&] { return Mentions(ReadFile(Log()), "is not started again"); }));
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  char byte = 0;
+  EXPECT_EQ(pread(image.fd(), &byte, 1, 4 * kMiB), -1);
+  EXPECT_EQ(errno, EIO);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(pread(image.fd(), &byte, 1, 5 * kMiB), 1);
+}
+
+TEST_F(ReplacedKeeper, ThatWasKilledIsFollowedByAnother) {
+  MakeBase();
+  auto mount = MountBase();
+  KillKeeper();
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  EXPECT_TRUE(ProcessExists(Keeper()));
+}
+
 }  // namespace
 }  // namespace cowfs::e2e
