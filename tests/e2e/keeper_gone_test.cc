@@ -301,6 +301,10 @@ class ReplacedKeeper : public KeeperTest {
   static std::string ProgramOf(pid_t pid) {
     return std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe");
   }
+  // The signals that it has blocked, as the kernel shows them.
+  static std::string Blocked(pid_t pid) {
+    return Must(Execute({"grep", "SigBlk", "/proc/" + std::to_string(pid) + "/status"}));
+  }
   static size_t Descriptors(pid_t pid) {
     const std::filesystem::directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
     return static_cast<size_t>(std::distance(begin(all), end(all)));
@@ -317,6 +321,7 @@ TEST_F(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
   KillServer();
   const Json before = Info();
   const auto keeper = before["keeper_pid"].get<pid_t>();
+  const std::string blocked = Blocked(Server());
   size_t descriptors = 0;
   for (int i = 0; i < 5; ++i) {
     Upgrade(Program());
@@ -334,6 +339,7 @@ TEST_F(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
   }
   EXPECT_EQ(Descriptors(keeper), descriptors);
   KillServer();
+  EXPECT_EQ(Blocked(Server()), blocked);
   EXPECT_EQ(Keeper(), keeper);
   EXPECT_EQ(Info()["restarts"], 2);
   Must(Cowfs({"restart", MountPoint()}));
