@@ -45,7 +45,8 @@ int run_resize(const Arguments& arguments);
 int run_limit(const Arguments& arguments);
 int run_check(const Arguments& arguments);
 int run_restart(const Arguments& arguments);
-/// Not for people, and in no list; see cmd/serve.cc.
+/// Not for people, and in no list; see cmd/serve.cc and cmd/keep.cc.
 int run_serve(const Arguments& arguments);
+int run_keep(const Arguments& arguments);
 
 }  // namespace cowfs

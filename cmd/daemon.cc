@@ -91,8 +91,10 @@ int parent(Relay& relay, pid_t child) {
                   : std::string("the server ended before the file system was usable"));
 }
 
-int child(Relay& relay, const std::function<int(const std::function<void()>& ready)>& serve) {
+int child(Relay& relay, const std::function<int(const std::function<void()>& ready)>& serve,
+          IfAbandoned if_abandoned) {
   relay.be_child();
+  if (if_abandoned == IfAbandoned::goes_on) ::setsid();
   bool is_ready = false;
   const auto fail = [&](int code, const std::string& message) {
     // After readiness the log has it, and nobody reads this.
@@ -110,7 +112,7 @@ int child(Relay& relay, const std::function<int(const std::function<void()>& rea
       const bool heard = relay.tell(Relay::kReady, 0, "");
       ::sigaction(SIGPIPE, &before, nullptr);
       // Who asked for the mount gave up: so does the mount.
-      if (!heard) ::kill(::getpid(), SIGTERM);
+      if (!heard && if_abandoned == IfAbandoned::ends) ::kill(::getpid(), SIGTERM);
     });
   } catch (const Error& error) {
     return fail(error.code(), error.what());
@@ -121,11 +123,12 @@ int child(Relay& relay, const std::function<int(const std::function<void()>& rea
 
 }  // namespace
 
-int run_in_background(const std::function<int(const std::function<void()>& ready)>& serve) {
+int run_in_background(const std::function<int(const std::function<void()>& ready)>& serve,
+                      IfAbandoned if_abandoned) {
   Relay relay;
   const pid_t pid = ::fork();
   if (pid < 0) throw Error(errno, "start the server");
-  return pid > 0 ? parent(relay, pid) : child(relay, serve);
+  return pid > 0 ? parent(relay, pid) : child(relay, serve, if_abandoned);
 }
 
 }  // namespace cowfs

@@ -4,15 +4,20 @@
 
 namespace cowfs {
 
+/// What becomes of the child if its parent is gone before it is ready: it sends itself SIGTERM, or
+/// goes on, and is out of reach of the parent's terminal from the beginning.
+enum class IfAbandoned { ends, goes_on };
+
 /// Runs `serve` in a child process and returns in the parent when it calls `ready`. What it throws
 /// before that is thrown in the parent, as an Error with the same message, and so is its end.
 ///
 /// Until `ready` the child belongs to the terminal, so that Ctrl-C ends it too. Then it leaves:
-/// a session of its own, working directory /, standard streams /dev/null. If the parent is gone by
-/// then, it sends itself SIGTERM. Must be called while there is one thread.
+/// a session of its own, working directory /, standard streams /dev/null. Must be called while
+/// there is one thread.
 ///
 /// Returns the exit status for the process that it returns in: the parent, or the child when
 /// `serve` has returned its own.
-int run_in_background(const std::function<int(const std::function<void()>& ready)>& serve);
+int run_in_background(const std::function<int(const std::function<void()>& ready)>& serve,
+                      IfAbandoned if_abandoned = IfAbandoned::ends);
 
 }  // namespace cowfs

@@ -54,6 +54,7 @@ int run(const Arguments& arguments) {
     return kDone;
   }
   if (first == "serve") return run_serve({arguments.begin() + 1, arguments.end()});
+  if (first == "keep") return run_keep({arguments.begin() + 1, arguments.end()});
   const auto* command = std::find_if(kCommands.begin(), kCommands.end(),
                                      [&](const Command& each) { return first == each.name; });
   if (command == kCommands.end()) {
@@ -85,7 +86,9 @@ void print_message(std::string_view command, std::string_view what) {
 
 int main(int argc, char** argv) {
   // Who starts us may have closed the standard streams: nothing else is to get their numbers.
-  for (int fd = 0; fd >= 0 && fd <= STDERR_FILENO;) fd = ::open("/dev/null", O_RDWR);
+  int fd = 0;
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = ::open("/dev/null", O_RDWR);
+  if (fd > STDERR_FILENO) ::close(fd);
   try {
     const int status = cowfs::run({argv + 1, argv + argc});
     // Output that did not arrive (a full disk, a closed pipe) is no success.

@@ -14,7 +14,9 @@
 #include "cmd/log_target.h"
 #include "cmd/mount_options.h"
 #include "cmd/sizes.h"
+#include "cmd/stale_mount.h"
 #include "cmd/target.h"
+#include "fs/control.h"
 #include "fs/keeper.h"
 #include "fs/server.h"
 #include "fs/server_config.h"
@@ -71,12 +73,26 @@ bool parse_line(const Arguments& arguments, Line& values) {
   return line.parse(arguments);
 }
 
-/// The mount point's real path. Error unless it is a directory on which nothing is mounted.
+/// Of a cowfs mount whose server goes on without a keeper.
+std::string word_of_keeper(const MountEntry& mount) {
+  std::string word;
+  attempt([&] {
+    if (!is_cowfs(mount) || !ask_server(mount.point).at("keeper_pid").is_null()) return;
+    word = fmt::format(
+        "; its keeper is gone and its server goes on: `cowfs restart {}` brings another keeper, "
+        "`cowfs umount {}` ends it in order",
+        mount.point, mount.point);
+  });
+  return word;
+}
+
+/// The mount point's real path, cleaned up after a mount that died. Error unless it is a directory
+/// on which nothing is mounted.
 std::string check_mount_point(const std::string& path) {
   const auto refuse = [&](int code, const std::string& why) {
     throw Error::with_message(code, "mount point " + path + ": " + why);
   };
-  if (const std::optional<MountEntry> entry = mount_at(absolute_path(path))) require_alive(*entry);
+  clean_up_stale_mounts(followed_path(path), "mount");
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) refuse(ENOENT, "does not exist; make it with mkdir(1)");
@@ -85,7 +101,8 @@ std::string check_mount_point(const std::string& path) {
   if (!S_ISDIR(status.st_mode)) refuse(ENOTDIR, "is not a directory");
   std::string real = std::filesystem::canonical(path);
   if (const std::optional<MountEntry> entry = mount_at(real)) {
-    refuse(EBUSY, fmt::format("is already a mount ({} of {})", entry->type, entry->source));
+    refuse(EBUSY, fmt::format("is already a mount ({} of {}){}", entry->type, entry->source,
+                              word_of_keeper(*entry)));
   }
   return real;
 }

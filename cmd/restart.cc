@@ -1,14 +1,20 @@
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 #include <thread>
 
+#include "cmd/adopt.h"
 #include "cmd/command.h"
 #include "cmd/command_line.h"
+#include "cmd/facts.h"
 #include "cmd/target.h"
 #include "fs/keeper_state.h"
 #include "store/descriptor.h"
@@ -19,15 +25,77 @@ namespace {
 
 constexpr HelpTexts kHelp{
     .command = "restart",
-    .usage = "DIR",
+    .usage = "[OPTION]... DIR",
     .what =
         "Replaces the server of the mount DIR by the program that is on disk now, while machines\n"
         "run: their requests wait for a moment. If the new one does not become ready, the old one\n"
-        "goes on. Also tries again where servers died so often that none was started any more.",
-    .examples = "  cowfs restart /mnt/vms\n",
+        "goes on. Also tries again where servers died so often that none was started any more, "
+        "and\n"
+        "brings a new keeper where that was killed.",
+    .examples = "  cowfs restart /mnt/vms\n  cowfs restart --keeper /mnt/vms\n",
     .section = 8};
 
 constexpr std::chrono::seconds kPatience{60};
+/// In which a server learns that its keeper is gone.
+constexpr std::chrono::seconds kTimeToNotice{2};
+
+/// A mount's keeper, and what that calls the mount point: another than we, through a bind mount.
+struct Kept {
+  std::optional<KeeperLook> keeper;  // none: it is gone, and the server knows that
+  std::string point;
+};
+
+Kept keeper_of(const MountEntry& mount) {
+  if (const std::optional<KeeperLook> keeper = find_keeper(mount.point)) {
+    return {keeper, mount.point};
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kTimeToNotice;
+  do {
+    const nlohmann::json facts = mount_facts(mount);
+    const auto point = facts.at("mount").get<std::string>();
+    if (facts.at("keeper_pid").is_null()) return {std::nullopt, point};
+    const auto keeper = look_at_keeper(facts.at("keeper_pid"), point);
+    if (keeper) return {keeper, point};
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  } while (std::chrono::steady_clock::now() < deadline);
+  throw Error(EPERM, "ask its keeper");
+}
+
+/// The same, with one message for who may not.
+Kept keeper_that_may_be_asked(const MountEntry& mount) {
+  try {
+    return keeper_of(mount);
+  } catch (const Error& error) {
+    if (error.code() != EPERM && error.code() != EACCES) throw;
+    throw Error::with_message(
+        EPERM, mount.point + ": only root and the user that mounted it may restart it");
+  }
+}
+
+/// Has the keeper do what the signal asks for; returns when it has. Throws Error, with its reason,
+/// if it has not.
+void ask_keeper(const KeeperLook& before, const std::string& point, int signal) {
+  const Descriptor keeper(static_cast<int>(::syscall(SYS_pidfd_open, before.pid, 0)), "keeper");
+  // It may have ended, and its number be another's, before that.
+  if (!look_at_keeper(before.pid, point)) throw Error(ESRCH, point + ": its keeper");
+  if (::syscall(SYS_pidfd_send_signal, keeper.fd(), signal, nullptr, 0) != 0) {
+    throw Error(errno, fmt::format("{}: ask its keeper, process {}", point, before.pid));
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    pollfd ended{.fd = keeper.fd(), .events = POLLIN, .revents = 0};
+    if (::poll(&ended, 1, 5) > 0) {
+      throw Error::with_message(ESRCH, point + ": its keeper ended meanwhile");
+    }
+    // None for a moment while it becomes another program.
+    const std::optional<KeeperLook> now = look_at_keeper(before.pid, point);
+    if (!now || now->asked == before.asked) continue;
+    if (now->well) return;
+    throw Error::with_message(EIO, point + ": not restarted: " + now->message);
+  }
+  throw Error::with_message(
+      ETIMEDOUT, point + ": nothing has come of it in a minute; see the log, which will say so");
+}
 
 }  // namespace
 
@@ -35,32 +103,15 @@ int run_restart(const Arguments& arguments) {
   std::string directory;
   CommandLine line(kHelp);
   line.argument("DIR", directory, "the mount point");
+  bool keeper = false;
+  line.flag("--keeper", keeper, "replace the keeper instead, which is the same process then");
   if (!line.parse(arguments)) return kDone;
 
   const MountEntry mount = mount_of_directory(directory);
-  const std::optional<KeeperLook> before = find_keeper(mount.point);
-  if (!before) {
-    throw Error::with_message(ESRCH, mount.point + ": its keeper is gone, or is not yours");
-  }
-  const Descriptor keeper(static_cast<int>(::syscall(SYS_pidfd_open, before->pid, 0)), "keeper");
-  // It may have ended, and its number be another's, before that.
-  if (!look_at_keeper(before->pid, mount.point)) throw Error(ESRCH, mount.point + ": its keeper");
-  if (::syscall(SYS_pidfd_send_signal, keeper.fd(), SIGUSR1, nullptr, 0) != 0) {
-    throw Error(errno, fmt::format("{}: ask its keeper, process {}", mount.point, before->pid));
-  }
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (std::chrono::steady_clock::now() < deadline) {
-    const std::optional<KeeperLook> now = look_at_keeper(before->pid, mount.point);
-    if (!now) throw Error::with_message(ESRCH, mount.point + ": its keeper ended meanwhile");
-    if (now->asked != before->asked) {
-      if (now->well) return kDone;
-      throw Error::with_message(EIO, mount.point + ": not restarted: " + now->message);
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  throw Error::with_message(ETIMEDOUT, mount.point +
-                                           ": no server has become ready in a minute; see "
-                                           "the log");
+  const Kept kept = keeper_that_may_be_asked(mount);
+  if (!kept.keeper) return adopt(mount, kept.point);
+  ask_keeper(*kept.keeper, kept.point, keeper ? SIGUSR2 : SIGUSR1);
+  return kDone;
 }
 
 }  // namespace cowfs

@@ -10,28 +10,18 @@
 #include <nlohmann/json.hpp>
 
 #include "cmd/command.h"
+#include "cmd/kept_config.h"
 #include "cmd/log_target.h"
 #include "fs/keeper_link.h"
 #include "fs/server.h"
 #include "fs/server_config.h"
 #include "store/error.h"
-#include "store/file.h"
 
 namespace cowfs {
 namespace {
 
 /// The socket's number, by agreement with the keeper.
 constexpr int kSocket = 3;
-
-nlohmann::json read_config(int fd) {
-  const File file = File::copy_of(fd, "configuration of the server");
-  std::vector<std::byte> bytes(file.size());
-  file.read_exactly(bytes, 0);
-  const auto* text = reinterpret_cast<const char*>(bytes.data());
-  nlohmann::json json = nlohmann::json::parse(text, text + bytes.size(), nullptr, false);
-  if (!json.is_object()) throw Error(EPROTO, "configuration of the server");
-  return json;
-}
 
 }  // namespace
 
@@ -48,7 +38,7 @@ int run_serve(const Arguments& /*arguments*/) {
   };
   int status = kFailed;
   try {
-    const nlohmann::json json = read_config(keeper.held("config").value());
+    const nlohmann::json json = read_kept_config(keeper.held("config").value());
     const Log log = open_log(log_target_from_json(json.at("log")));
     ServerConfig config = server_config_from_json(json.at("server"));
     config.log = log.logger;

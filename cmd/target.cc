@@ -100,10 +100,14 @@ MountEntry mount_of_directory(const std::string& directory) {
 
 bool is_dead_server(int code) { return code == ENOTCONN || code == ECONNABORTED; }
 
-void require_alive(const MountEntry& mount) {
+bool is_dead(const MountEntry& mount) {
   // Unlike stat(2) this asks the server each time.
   struct statfs status {};
-  if (::statfs(mount.point.c_str(), &status) == 0 || !is_dead_server(errno)) return;
+  return ::statfs(mount.point.c_str(), &status) != 0 && is_dead_server(errno);
+}
+
+void require_alive(const MountEntry& mount) {
+  if (!is_dead(mount)) return;
   throw Error::with_message(ENOTCONN, fmt::format("mount {}: its server is dead; clean up with "
                                                   "`cowfs umount {}`, then mount it again",
                                                   mount.point, mount.point));

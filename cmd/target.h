@@ -26,6 +26,9 @@ bool is_cowfs(const MountEntry& entry);
 /// The cowfs mount at `directory`, dead or alive. Error if it is none.
 MountEntry mount_of_directory(const std::string& directory);
 
+/// Whether the server of the mount, of whatever type, is gone. Waits for one that is slow.
+bool is_dead(const MountEntry& mount);
+
 /// Error with what to do if the server of the mount is dead. Does nothing for other mounts.
 void require_alive(const MountEntry& mount);
 

@@ -20,6 +20,9 @@ namespace cowfs {
 ///   set_space_limit  on an image: "bytes": a number or null
 ///   check, check_progress
 ///                    on the directory: see fs/check_job.h
+///   descriptors      on the directory, of a server whose keeper is gone (else EBUSY), for another
+///                    keeper: server_pid, restarts, last_restart_ns (0: never), and
+///                    descriptors: their numbers in the server, by the keeper's names
 ///   clear_failure    on an image that nobody else has open: it takes writes again
 ///
 /// Of an image it is asked on the directory, with "image": NAME. On the image's own file it can be

@@ -54,7 +54,19 @@ FileSystem::~FileSystem() = default;
 void FileSystem::note_keeper(const KeeperLink& keeper) {
   *keeper_.lock() = {.pid = keeper.keeper(),
                      .restarts = keeper.restarts(),
-                     .last_restart_ns = keeper.last_restart_ns()};
+                     .last_restart_ns = keeper.last_restart_ns(),
+                     .held = {}};
+}
+
+void FileSystem::note_orphaned(const KeeperLink& keeper) {
+  KeeperFacts facts{.pid = 0,
+                    .restarts = keeper.restarts(),
+                    .last_restart_ns = keeper.last_restart_ns(),
+                    .held = keeper.all_held()};
+  // Of the first server: its own, which it had its keeper hold.
+  facts.held["lock-directory"] = store_.lock().directory_fd();
+  facts.held["lock-file"] = store_.lock().file_fd();
+  *keeper_.lock() = std::move(facts);
 }
 
 unsigned FileSystem::threads() {
@@ -145,6 +157,15 @@ nlohmann::json FileSystem::describe_mount() {
            keeper.last_restart_ns > 0 ? nlohmann::json(keeper.last_restart_ns) : nlohmann::json()},
           {"resend", resend_ == Resend::slots ? "slots" : "kernel"},
           {"version", COWFS_VERSION}};
+}
+
+nlohmann::json FileSystem::describe_descriptors() {
+  const KeeperFacts keeper = *keeper_.lock();
+  if (keeper.pid > 0 || keeper.held.empty()) throw Error(EBUSY, "ioctl");
+  return {{"server_pid", ::getpid()},
+          {"restarts", keeper.restarts},
+          {"last_restart_ns", keeper.last_restart_ns},
+          {"descriptors", keeper.held}};
 }
 
 nlohmann::json FileSystem::describe(Image& image) {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -65,6 +66,8 @@ class FileSystem {
   /// The answer to a ControlMessage on the directory, or on an image.
   [[nodiscard]] nlohmann::json describe_mount();
   [[nodiscard]] nlohmann::json describe(Image& image);
+  /// What another keeper asks for; EBUSY while there is one.
+  [[nodiscard]] nlohmann::json describe_descriptors();
 
   /// Logs an error that a request is answered with, few times if it repeats, and counts the writes
   /// among them: what they brought may be taken for written.
@@ -87,6 +90,8 @@ class FileSystem {
   /// What is told of the keeper from now on.
   void note_keeper(const KeeperLink& keeper);
   void note_resend(Resend resend) { resend_ = resend; }
+  /// It is gone.
+  void note_orphaned(const KeeperLink& keeper);
 
  private:
   Store& store_;
@@ -98,6 +103,7 @@ class FileSystem {
     pid_t pid = 0;
     uint64_t restarts = 0;
     int64_t last_restart_ns = 0;
+    std::map<std::string, int> held;  // once it is gone: what it held
   };
   Synchronized<KeeperFacts> keeper_;
   std::atomic<Resend> resend_ = Resend::unknown;

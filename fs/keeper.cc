@@ -28,16 +28,11 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <deque>
-#include <map>
-#include <optional>
 #include <utility>
 
-#include "fs/keeper_protocol.h"
-#include "fs/keeper_state.h"
+#include "fs/keeper_claim.h"
+#include "fs/keeper_process.h"
 #include "fs/mount.h"
-#include "fs/program.h"
-#include "fs/refusal.h"
 #include "fs/server_process.h"
 #include "fs/tuning.h"
 #include "fs/unmount_job.h"
@@ -48,10 +43,7 @@
 namespace cowfs {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr std::chrono::seconds kTimeToBecomeReady{10};
-constexpr std::chrono::seconds kTimeToHandOver{5};
 constexpr size_t kMostCrashes = 5;
 constexpr std::chrono::seconds kCrashesWithin{10};
 
@@ -60,74 +52,27 @@ std::string how_it_ended(int status) {
   return "ended with exit status " + std::to_string(WEXITSTATUS(status));
 }
 
-class Keeper {
- public:
-  Keeper(const KeeperConfig& config, const std::function<void()>& ready);
-  Keeper(const Keeper&) = delete;
-  Keeper& operator=(const Keeper&) = delete;
-  ~Keeper();
+}  // namespace
 
-  int run();
-
- private:
-  void start_server();
-  void start_next_server();
-  void send_start() const;
-  void listen();
-  void handle(Packet& packet);
-  void mount(const std::string& options);
-  void tune() const;
-  void collect_children();
-  void server_ended(int status);
-  void server_failed(const std::string& why, bool crashed);
-  void give_up();
-  void handle_signal(int signal);
-  void start_unmount();
-  void hand_over();
-  /// Tells who asked for a restart what came of it.
-  void end_restart(bool well, const std::string& why);
-  void check_time();
-  [[nodiscard]] int wait_ms() const;
-
-  const KeeperConfig& config_;
-  const std::function<void()>& ready_;
-  sigset_t signals_{};
-  sigset_t old_signals_{};
-  bool io_flusher_ = false;
-  int state_fd_ = -1;
-  KeeperState* state_ = nullptr;        // for others to look at
-  bool restart_asked_ = false;          // and not yet come to an end
-  std::map<std::string, int> held_;     // for the next server, by name
-  std::shared_ptr<Program> program_;    // the one that works
-  std::shared_ptr<Program> candidate_;  // one that has yet to become ready
-  int connection_ = -1;
-
-  pid_t server_ = 0;  // 0: none
-  int socket_ = -1;
-  bool is_ready_ = false;
-  bool was_ready_ = false;  // some server was
-  bool handing_over_ = false;
-  bool killed_for_time_ = false;
-  bool given_up_ = false;
-  bool asked_to_end_ = false;
-  std::optional<Packet> failure_;  // what the server said of its own
-  std::optional<int> end_;         // the exit status of the whole
-  Clock::time_point deadline_ = Clock::time_point::max();
-  std::deque<Clock::time_point> crashes_;
-  uint64_t restarts_ = 0;
-  int64_t last_restart_ns_ = 0;
-  UnmountJob unmount_;
-  Refusal refusal_;
-};
-
-Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
-    : config_(config), ready_(ready), unmount_(*config.log) {
+Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready,
+               const KeeperLegacy& legacy)
+    : config_(config),
+      ready_(ready),
+      held_(legacy.held),
+      orphan_(legacy.orphan),
+      was_ready_(legacy.program != nullptr),
+      restarts_(legacy.restarts),
+      last_restart_ns_(legacy.last_restart_ns),
+      unmount_(*config.log) {
   io_flusher_ = prepare_process(*config.log);
   sigemptyset(&signals_);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&signals_, signal);
+  for (const int signal : kKeeperSignals) sigaddset(&signals_, signal);
   ::sigprocmask(SIG_BLOCK, &signals_, &old_signals_);
-  program_ = std::make_shared<Program>(Program::own_path(), kServerSocket + 1);
-  candidate_ = program_;
+  // A keeper that came back may have no file at its path any more.
+  candidate_ = legacy.process
+                   ? legacy.program
+                   : std::make_shared<const Program>(Program::own_path(), kServerSocket + 1);
+  program_ = legacy.program ? legacy.program : candidate_;
   ::prctl(PR_SET_NAME, KeeperState::kName, 0, 0, 0);
   state_fd_ = make_keeper_state();
   state_ = &map_keeper_state(state_fd_);
@@ -135,7 +80,14 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
     throw Error(ENAMETOOLONG, "mount point " + config.mount_point);
   }
   config.mount_point.copy(state_->mount_point.data(), config.mount_point.size());
-  held_["live"] = LiveMemory::make();
+  if (held_.count("live") == 0) held_["live"] = LiveMemory::make();
+  claim_ = legacy.process ? legacy.process->claim : claim_mount(held_["live"]);
+  if (const auto found = held_.find("connection"); found != held_.end())
+    connection_ = found->second;
+  if (legacy.process) {
+    go_on(legacy);
+    return;
+  }
   const int text = ::memfd_create("cowfs-config", MFD_CLOEXEC);
   if (text < 0) throw Error(errno, "keep the configuration");
   held_["config"] = text;
@@ -150,6 +102,8 @@ Keeper::~Keeper() {
   if (connection_ >= 0 && !was_ready_) unmount_mount_point(config_.mount_point, MNT_DETACH);
   ::munmap(state_, sizeof(KeeperState));
   ::close(state_fd_);
+  ::close(claim_);
+  if (orphan_ >= 0) ::close(orphan_);
   if (socket_ >= 0) ::close(socket_);
   for (const auto& [name, fd] : held_) ::close(fd);
   ::sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
@@ -244,9 +198,8 @@ void Keeper::handle(Packet& packet) {
       if (!was_ready_) {
         was_ready_ = true;
         tune();
-        ready_();
-        if (asked_to_end_) start_unmount();
       }
+      announce();
       break;
     case Say::failed:
       failure_ = packet;
@@ -324,6 +277,12 @@ void Keeper::start_next_server() {
   start_server();
 }
 
+void Keeper::announce() {
+  if (std::exchange(announced_, true)) return;
+  ready_();
+  if (asked_to_end_) start_unmount();
+}
+
 void Keeper::give_up() {
   config_.log->critical(
       "server: {}: crashed {} times in {} seconds, and is not started again: all requests fail "
@@ -334,38 +293,11 @@ void Keeper::give_up() {
   given_up_ = true;
   state_->given_up = 1;
   end_restart(false, "the server dies again and again; see the log");
-  refusal_.begin(connection_, held_.at("live"));
+  Refusal::begin(connection_, held_.at("live"));
+  announce();
 }
 
 void Keeper::start_unmount() { unmount_.start(*program_, config_.mount_point, old_signals_); }
-
-void Keeper::end_restart(bool well, const std::string& why) {
-  if (!std::exchange(restart_asked_, false)) return;
-  state_->message.fill('\0');
-  why.copy(state_->message.data(), state_->message.size() - 1);
-  state_->well = well ? 1 : 0;
-  ++state_->asked;
-}
-
-void Keeper::hand_over() {
-  restart_asked_ = true;
-  try {
-    candidate_ = std::make_shared<Program>(program_->path(), kServerSocket + 1);
-  } catch (const Error& error) {
-    config_.log->error("restart: {}: the program that runs is used again", error.what());
-    candidate_ = program_;
-  }
-  if (server_ == 0) {
-    given_up_ = false;
-    start_next_server();
-    return;
-  }
-  if (!is_ready_ || handing_over_) return;
-  handing_over_ = true;
-  deadline_ = Clock::now() + kTimeToHandOver;
-  static_cast<void>(
-      send_packet(socket_, {.say = Say::hand_over, .code = 0, .text = {}, .descriptors = {}}));
-}
 
 void Keeper::handle_signal(int signal) {
   switch (signal) {
@@ -378,6 +310,9 @@ void Keeper::handle_signal(int signal) {
       break;
     case SIGUSR1:
       hand_over();
+      break;
+    case SIGUSR2:
+      replacement_asked_ = true;
       break;
     default:
       config_.log->info("signal {}: unmounting {}", signal, config_.mount_point);
@@ -407,7 +342,14 @@ int Keeper::run() {
   // To be there when memory is short. Not inherited by the servers.
   static_cast<void>(::mlockall(MCL_CURRENT | MCL_FUTURE));
   const Descriptor signal_fd(::signalfd(-1, &signals_, SFD_CLOEXEC | SFD_NONBLOCK), "signalfd");
-  start_server();
+  if (orphan_ >= 0) {
+    adopt();
+  } else if (server_ == 0 && !given_up_) {
+    start_server();
+  } else {
+    announce();
+    collect_children();  // who died while this became another program
+  }
   while (!end_ || server_ != 0) {
     std::array<pollfd, 4> polled{pollfd{signal_fd.fd(), POLLIN, 0}, pollfd{socket_, POLLIN, 0},
                                  pollfd{given_up_ ? connection_ : -1, POLLIN, 0},
@@ -423,14 +365,14 @@ int Keeper::run() {
       handle_signal(static_cast<int>(info.ssi_signo));
     }
     check_time();
+    if (replacement_asked_ && is_quiet()) become_program_on_disk();
   }
   return *end_;
 }
 
-}  // namespace
-
-int keep(const KeeperConfig& config, const std::function<void()>& ready) {
-  return Keeper(config, ready).run();
+int keep(const KeeperConfig& config, const std::function<void()>& ready,
+         const KeeperLegacy& legacy) {
+  return Keeper(config, ready, legacy).run();
 }
 
 }  // namespace cowfs

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "fs/keeper_legacy.h"
+
 namespace cowfs {
 
 /// What the keeper of a mount is told.
@@ -32,10 +34,15 @@ struct KeeperConfig {
 ///
 /// SIGTERM and SIGINT unmount if nothing uses the mount, and log who does otherwise; SIGHUP reopens
 /// the log; SIGUSR1 replaces the server by the program that is at its path now, or by the old one
-/// if that does not become ready.
+/// if that does not become ready; SIGUSR2 replaces the keeper's own program in the same way, if the
+/// new one says that it can go on with what the old one has, and leaves the server alone.
 ///
 /// Returns the exit status when the mount has ended. Throws Error before `ready` was called:
 /// nothing is mounted then. The calling thread must be the only one; it stays the only one.
-int keep(const KeeperConfig& config, const std::function<void()>& ready);
+///
+/// With a `legacy` there is a mount already. It throws only before it has done anything about that,
+/// and `ready` is called also when it has given up.
+int keep(const KeeperConfig& config, const std::function<void()>& ready,
+         const KeeperLegacy& legacy = {});
 
 }  // namespace cowfs

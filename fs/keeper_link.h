@@ -24,6 +24,7 @@ class KeeperLink {
 
   /// A descriptor that the keeper holds; none if it holds none of that name. It stays the link's.
   [[nodiscard]] std::optional<int> held(const std::string& name) const;
+  [[nodiscard]] const std::map<std::string, int>& all_held() const { return held_; }
   /// Whether a server before this one was mounted.
   [[nodiscard]] bool takes_over() const { return held("connection").has_value(); }
 

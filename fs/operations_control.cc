@@ -80,6 +80,10 @@ nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
     const std::vector<std::string> paths = fs.store().missing();
     return {{"count", paths.size()}, {"first", paths.empty() ? "" : paths.front()}};
   }
+  if (ask == "descriptors") {
+    require_administrator(request);
+    return fs.describe_descriptors();
+  }
   if (ask == "end_waiting") {
     require_administrator(request);
     fs.end_waiting();

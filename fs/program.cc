@@ -24,8 +24,8 @@ int open_above(const std::string& path, int free_below) {
 
 }  // namespace
 
-Program::Program(std::string path, int free_below)
-    : path_(std::move(path)), file_(open_above(path_, free_below), path_.c_str()) {}
+Program::Program(std::string path, int free_below, const std::string& file)
+    : path_(std::move(path)), file_(open_above(file, free_below), file.c_str()) {}
 
 void Program::execute(std::vector<std::string> arguments) const {
   std::vector<char*> vector;

@@ -14,6 +14,7 @@
 #include <csignal>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "fs/file_system.h"
 #include "fs/keeper_link.h"
@@ -90,6 +91,8 @@ class Control {
 
   void run(int ended) {
     while (true) {
+      // Also where that was found out by speaking to it.
+      if (keeper_.fd() < 0 && !std::exchange(orphaned_, true)) attempt([&] { be_orphaned(); });
       std::array<pollfd, 3> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd_.fd(), POLLIN, 0},
                                    pollfd{keeper_.fd(), POLLIN, 0}};
       if (::poll(polled.data(), polled.size(), -1) < 0) {
@@ -107,8 +110,10 @@ class Control {
   void listen() {
     const std::optional<Say> said = keeper_.listen();
     if (said == Say::hand_over) hand_over(config_, fs_, session_);
-    if (said) return;
-    fs_.note_keeper(keeper_);
+  }
+
+  void be_orphaned() {
+    fs_.note_orphaned(keeper_);
     config_.log->error(
         "keeper: {}: is gone; this server goes on, but nothing comes after it if it dies: `cowfs "
         "restart {}` brings a new keeper",
@@ -137,6 +142,7 @@ class Control {
   KeeperLink& keeper_;
   FileSystem& fs_;
   Session& session_;
+  bool orphaned_ = false;  // the keeper is gone, and that is known
   const Descriptor signal_fd_;
 };
 

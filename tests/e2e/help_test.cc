@@ -19,11 +19,11 @@
 namespace cowfs::e2e {
 namespace {
 
-const std::vector<std::string> kCommands{"mount", "umount", "sync", "create", "ls",
-                                         "info",  "rm",     "mv",   "resize", "check"};
+const std::vector<std::string> kCommands{"mount", "umount", "sync",   "create", "ls",     "info",
+                                         "rm",    "mv",     "resize", "check",  "restart"};
 
 Path ManPage(const std::string& command) {
-  const bool for_root = command == "mount" || command == "check";
+  const bool for_root = command == "mount" || command == "check" || command == "restart";
   return Path(COWFS_MAN_DIRECTORY) / ("cowfs-" + command + (for_root ? ".8" : ".1"));
 }
 

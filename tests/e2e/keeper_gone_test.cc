@@ -1,0 +1,448 @@
+// The keeper of a mount is killed, or becomes another program, while machines run.
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "tests/e2e/machine.h"
+#include "tests/e2e/mounts.h"
+
+namespace cowfs::e2e {
+namespace {
+
+class KeeperTest : public MountTest {
+ protected:
+  Json Info() const { return CowfsJson({"info", MountPoint()}); }
+  pid_t Server() const { return Info().at("server_pid").get<pid_t>(); }
+  pid_t Keeper() const { return Info().at("keeper_pid").get<pid_t>(); }
+
+  void KillKeeper() const {
+    kill(Keeper(), SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return Info()["keeper_pid"].is_null(); }));
+  }
+  // Returns when another server answers, of the keeper that there is.
+  void KillServer() const {
+    const pid_t old = Server();
+    kill(old, SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return Server() != old; }));
+  }
+  // The uid that a process runs as.
+  static uid_t UserOf(pid_t pid) {
+    struct stat status {};
+    EXPECT_EQ(stat(("/proc/" + std::to_string(pid)).c_str(), &status), 0);
+    return status.st_uid;
+  }
+};
+
+class KilledKeeper : public KeeperTest {};
+
+TEST_F(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
+  MakeBase(32 * kMiB);
+  auto mount = MountBase();
+  for (const char* name : {"dom1", "dom2", "dom3"}) {
+    Touch(*mount / name);
+  }
+  const LoopDevice buffered(*mount / "dom1");
+  const LoopDevice direct(*mount / "dom2", {"--direct-io=on"});
+  Machine one(buffered.device(), 128, 0);
+  Machine two(direct.device(), 128, O_DIRECT);
+  Machine three(*mount / "dom3", 128, O_DIRECT);
+  for (int i = 0; i < 5; ++i) {
+    SleepMilliseconds(200);
+    const Json before = Info();
+    KillKeeper();
+    SleepMilliseconds(100);
+    Must(Cowfs({"restart", MountPoint()}));
+    const Json after = Info();
+    EXPECT_TRUE(ProcessExists(after["keeper_pid"].get<pid_t>()));
+    EXPECT_NE(after["keeper_pid"], before["keeper_pid"]);
+    EXPECT_NE(after["server_pid"], before["server_pid"]);
+    EXPECT_FALSE(ProcessExists(before["server_pid"].get<pid_t>()));
+    EXPECT_EQ(after["restarts"], before["restarts"].get<int>() + 1);
+    KillServer();
+    EXPECT_EQ(Info()["keeper_pid"], after["keeper_pid"]);
+  }
+  for (Machine* machine : {&one, &two, &three}) {
+    machine->Stop();
+    EXPECT_EQ(machine->complaint(), "");
+    EXPECT_GT(machine->rounds(), 20U);
+    machine->Check();
+  }
+  EXPECT_EQ(Info()["restarts"], 10);
+}
+
+TEST_F(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  Machine machine(*mount / "dom1", 64, O_DIRECT);
+  KillKeeper();
+  const Result result = Shell("for i in 1 2 3 4 5 6; do " + Quoted(Program()) + " restart " +
+                              Quoted(MountPoint()) + " & done; wait");
+  EXPECT_EQ(result.status, 0) << result.err;
+  SleepMilliseconds(300);
+  const std::string serving =
+      Must(Execute({"pgrep", "-fc", "^cowfs serve " + MountPoint().string() + "$"}));
+  EXPECT_EQ(serving, "1\n");
+  KillServer();
+  machine.Stop();
+  EXPECT_EQ(machine.complaint(), "");
+  machine.Check();
+}
+
+TEST_F(KilledKeeper, IsMissedByNobodyAtAnUnmount) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  const Bytes bytes = RandomBytes(3 * kMiB, 7);
+  KillKeeper();
+  const pid_t server = Server();
+  File(*mount / "dom1").Write(0, bytes);
+  const Result result = Cowfs({"umount", MountPoint()});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  EXPECT_FALSE(ProcessExists(server));
+  EXPECT_TRUE(Mentions(ReadFile(log), "everything is durable"));
+  EXPECT_TRUE(Mentions(Must(Cowfs({"check", Store()})), "clean"));
+  mount->MountAgain();
+  EXPECT_EQ(File(*mount / "dom1").Read(0, bytes.size()), bytes);
+}
+
+TEST_F(KilledKeeper, IsReplacedByNoStranger) {
+  MakeBase();
+  auto mount = MountBase();
+  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
+  const auto restart = [&] {
+    const Result result =
+        Execute({Scratch() / "cowfs", "restart", MountPoint()}, {.as_nobody = true});
+    EXPECT_EQ(result.status, 1);
+    EXPECT_EQ(result.err, "cowfs restart: " + MountPoint().string() +
+                              ": only root and the user that mounted it may restart it\n");
+  };
+  const pid_t server = Server();
+  restart();
+  KillKeeper();
+  restart();
+  EXPECT_EQ(Server(), server);
+}
+
+TEST_F(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
+  if (Execute({"sh", "-c", "command -v fusermount3"}).status != 0) {
+    GTEST_SKIP() << "needs fusermount3";
+  }
+  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
+  const Path home = Scratch() / "home";
+  std::filesystem::create_directories(home / "vms");
+  WriteFile(home / "base.img", RandomBytes(kMiB, 1));
+  WriteFile(Scratch() / "fuse.conf", "user_allow_other\n");
+  Must(Execute({"chown", "-R", "65534:65534", home.string()}));
+  // As root, in a mount name space of its own.
+  const std::string script = R"sh(
+    cd "$0"
+    mknod -m 666 fuse c 10 229; mount --bind fuse /dev/fuse
+    touch /etc/fuse.conf; mount --bind fuse.conf /etc/fuse.conf
+    user() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+    pid() { user ./cowfs info --json home/vms | sed -n "s/.*\"$1_pid\": *\([0-9a-z]*\).*/\1/p"; }
+    lose() { kill -9 $(pid keeper); until [ "$(pid keeper)" = null ];
+  do sleep 0.05;
+  done;
+}
+    user ./cowfs mount -o allow_root home/base.img home/vms
+    user sh -c 'echo own > home/vms/dom1'
+    lose
+    user ./cowfs restart home/vms
+    echo user: $(stat -c %u /proc/$(pid keeper) /proc/$(pid server)) $(cat home/vms/dom1)
+    lose
+    ./cowfs restart home/vms
+    echo root: $(stat -c %u /proc/$(pid keeper) /proc/$(pid server)) $(cat home/vms/dom1)
+    user ./cowfs restart home/vms
+    user ./cowfs umount home/vms
+  )sh";
+  const Result result = Execute({"unshare", "-m", "sh", "-euc", script, Scratch()});
+  EXPECT_EQ(result.status, 0) << result.out << result.err;
+  EXPECT_EQ(result.out, "user: 65534 65534 own\nroot: 65534 65534 own\n");
+}
+
+TEST_F(KilledKeeper, IsNotReplacedAndTheServerLeftAloneIfThatCannotBe) {
+  MakeBase();
+  std::filesystem::create_directories(Scratch() / "logs");
+  auto mount = MountBase({"--log-file", Scratch() / "logs/cowfs.log"});
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  KillKeeper();
+  const pid_t server = Server();
+  std::filesystem::remove_all(Scratch() / "logs");
+  const Result result = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "log file"));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_EQ(Server(), server);
+  std::filesystem::create_directories(Scratch() / "logs");
+  Must(Cowfs({"restart", MountPoint()}));
+  image.Write(0, "written");
+}
+
+TEST_F(KilledKeeper, IsFollowedByAServerOfTheOldProgramIfTheNewOneIsNone) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  KillKeeper();
+  const pid_t server = Server();
+  // One that runs, with another one at its path.
+  const Path program = Scratch() / "cowfs";
+  std::filesystem::copy_file(Program(), program);
+  const Undo uncover([program] { Execute({"umount", "-l", program.string()}); });
+  const Result result = Shell(
+      "exec 9<\"$p\"; mount --bind /bin/false \"$p\"; "
+      "exec /proc/self/fd/9 restart " +
+          Quoted(MountPoint()),
+      {.environment = "p=" + program.string()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "has a keeper again"));
+  EXPECT_TRUE(Mentions(result.err, "the old one goes on"));
+  EXPECT_NE(Server(), server);
+  EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(Server()) + "/exe"), Program());
+  KillServer();
+  image.Write(0, "written");
+}
+
+class StaleMountPoint : public KeeperTest {};
+
+TEST_F(StaleMountPoint, IsCleanedUpByANewMount) {
+  const Bytes base = MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  {
+    const File image(*mount / "dom1");
+    image.Write(0, "synced");
+    image.Sync();
+  }
+  const LoopDevice loop(*mount / "dom1");
+  // The keeper first, and a server that lives on for a while.
+  KillKeeper();
+  const pid_t server = Server();
+  kill(server, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !ProcessExists(server); }));
+  struct stat status {};
+  ASSERT_TRUE(
+      Eventually([&] { return stat(MountPoint().c_str(), &status) != 0 && errno == ENOTCONN; }));
+
+  const Path link = Scratch() / "link";
+  std::filesystem::create_symlink(MountPoint(), link);
+  const Result result = Cowfs({"mount", Base(), link});
+  EXPECT_EQ(result.status, 0) << result.err;
+  EXPECT_EQ(result.err, "cowfs mount: " + MountPoint().string() +
+                            ": keeper and server of the mount there were gone; it is cleaned up\n");
+  EXPECT_EQ(File(*mount / "dom1").Read(0, 6), "synced");
+  // Not one upon the other.
+  Must(Cowfs({"umount", MountPoint()}));
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+}
+
+TEST_F(StaleMountPoint, OfAnotherFileSystemIsRefused) {
+  MakeBase();
+  std::filesystem::create_directories(MountPoint());
+  const Background other({FAKE_NETWORK_FS, MountPoint()}, Scratch() / "out", Scratch() / "err");
+  const Undo unmount([where = MountPoint()] { Execute({"umount", "-l", where.string()}); });
+  ASSERT_TRUE(Eventually([&] { return IsMountPoint(MountPoint()); }));
+  other.Signal(SIGKILL);
+  struct stat status {};
+  ASSERT_TRUE(
+      Eventually([&] { return stat(MountPoint().c_str(), &status) != 0 && errno == ENOTCONN; }));
+  const Result result = Cowfs({"mount", Base(), MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "another file system (fuse.sshfs of host:/share)"));
+  EXPECT_TRUE(Mentions(result.err, "umount -l"));
+  EXPECT_TRUE(IsMountPoint(MountPoint()));
+}
+
+TEST_F(StaleMountPoint, IsNoneWhereAServerLivesWithoutItsKeeper) {
+  MakeBase();
+  auto mount = MountBase();
+  KillKeeper();
+  const pid_t server = Server();
+  const Result result = Cowfs({"mount", Base(), MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "cowfs restart " + MountPoint().string()));
+  EXPECT_TRUE(Mentions(result.err, "cowfs umount " + MountPoint().string()));
+  EXPECT_EQ(Server(), server);
+  // And with both gone there is nothing to restart.
+  kill(server, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !ProcessExists(server); }));
+  const Result restart = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(restart.status, 1);
+  EXPECT_TRUE(Mentions(restart.err, "its server is dead"));
+  Must(Cowfs({"mount", Base(), MountPoint()}));
+}
+
+class ReplacedKeeper : public KeeperTest {
+ protected:
+  Path OwnProgram() const { return Scratch() / "cowfs"; }
+
+  // Of a program that can be replaced.
+  Undo MountByOwnProgram(uint64_t base_size = 8 * kMiB) const {
+    MakeBase(base_size);
+    std::filesystem::copy_file(Program(), OwnProgram());
+    std::filesystem::create_directories(MountPoint());
+    Undo unmount = UnmountCowfsAtEnd(MountPoint());
+    Must(Execute({OwnProgram(), "mount", "--log-file", Log(), Base(), MountPoint()}));
+    return unmount;
+  }
+  Path Log() const { return Scratch() / "cowfs.log"; }
+  // As an upgrade does it: another file under the name.
+  void Upgrade(const Path& to) const {
+    std::filesystem::remove(OwnProgram());
+    std::filesystem::copy_file(to, OwnProgram());
+  }
+  static std::string ProgramOf(pid_t pid) {
+    return std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe");
+  }
+  // The signals that it has blocked, as the kernel shows them.
+  static std::string Blocked(pid_t pid) {
+    return Must(Execute({"grep", "SigBlk", "/proc/" + std::to_string(pid) + "/status"}));
+  }
+  static size_t Descriptors(pid_t pid) {
+    const std::filesystem::directory_iterator all("/proc/" + std::to_string(pid) + "/fd");
+    return static_cast<size_t>(std::distance(begin(all), end(all)));
+  }
+};
+
+TEST_F(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
+  const Undo unmount = MountByOwnProgram(32 * kMiB);
+  Touch(MountPoint() / "dom1");
+  Touch(MountPoint() / "dom2");
+  const LoopDevice loop(MountPoint() / "dom1");
+  Machine one(loop.device(), 128, 0);
+  Machine two(MountPoint() / "dom2", 128, O_DIRECT);
+  KillServer();
+  const Json before = Info();
+  const auto keeper = before["keeper_pid"].get<pid_t>();
+  const std::string blocked = Blocked(Server());
+  size_t descriptors = 0;
+  for (int i = 0; i < 5; ++i) {
+    Upgrade(Program());
+    EXPECT_NE(ProgramOf(keeper), OwnProgram());
+    Must(Cowfs({"restart", "--keeper", MountPoint()}));
+    EXPECT_EQ(ProgramOf(keeper), OwnProgram());
+    const Json after = Info();
+    for (const char* fact : {"keeper_pid", "server_pid", "restarts", "last_restart"}) {
+      EXPECT_EQ(after[fact], before[fact]) << fact;
+    }
+    if (i == 1) {
+      descriptors = Descriptors(keeper);
+    }
+    SleepMilliseconds(100);
+  }
+  EXPECT_EQ(Descriptors(keeper), descriptors);
+  KillServer();
+  EXPECT_EQ(Blocked(Server()), blocked);
+  EXPECT_EQ(Keeper(), keeper);
+  EXPECT_EQ(Info()["restarts"], 2);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(Info()["restarts"], 3);
+  for (Machine* machine : {&one, &two}) {
+    machine->Stop();
+    EXPECT_EQ(machine->complaint(), "");
+    EXPECT_GT(machine->rounds(), 20U);
+    machine->Check();
+  }
+}
+
+TEST_F(ReplacedKeeper, MissesNoDeathOfItsServer) {
+  const Undo unmount = MountByOwnProgram();
+  Touch(MountPoint() / "dom1");
+  Machine machine(MountPoint() / "dom1", 64, O_DIRECT);
+  const pid_t keeper = Keeper();
+  for (int i = 0; i < 25; ++i) {
+    const pid_t server = Server();
+    Background restart({Program(), "restart", "--keeper", MountPoint()}, Scratch() / "out",
+                       Scratch() / "err");
+    SleepMilliseconds(i);
+    kill(server, SIGKILL);
+    ASSERT_TRUE(Eventually([&] { return Server() != server; })) << i;
+    restart.Wait();
+    EXPECT_EQ(ReadFile(Scratch() / "err"), "");
+  }
+  EXPECT_EQ(Keeper(), keeper);
+  EXPECT_EQ(Info()["restarts"], 25);
+  machine.Stop();
+  EXPECT_EQ(machine.complaint(), "");
+  machine.Check();
+}
+
+TEST_F(ReplacedKeeper, StaysAsItIsIfTheProgramOnDiskIsBroken) {
+  const Undo unmount = MountByOwnProgram();
+  Touch(MountPoint() / "dom1");
+  const File image(MountPoint() / "dom1");
+  WriteFile(Scratch() / "text", "no program");
+  std::filesystem::permissions(Scratch() / "text", std::filesystem::perms(0755));
+  const Json before = Info();
+  const auto keeper = before["keeper_pid"].get<pid_t>();
+  const std::string program = ProgramOf(keeper);
+  for (const Path& broken : {Path("/bin/false"), Path("/bin/true"), Path("/bin/echo"),
+                             Scratch() / "text", Path(RETURNING_KEEPER), Path()}) {
+    std::filesystem::remove(OwnProgram());
+    if (!broken.empty()) {
+      std::filesystem::copy_file(broken, OwnProgram());
+    }
+    const Result result = Cowfs({"restart", "--keeper", MountPoint()});
+    EXPECT_EQ(result.status, 1) << broken;
+    EXPECT_TRUE(Mentions(result.err, "the old keeper goes on")) << broken;
+    EXPECT_TRUE(Mentions(ReadFile(Log()), "the old program goes on")) << broken;
+    const Json after = Info();
+    for (const char* fact : {"keeper_pid", "server_pid", "restarts"}) {
+      EXPECT_EQ(after[fact], before[fact]) << broken << fact;
+    }
+    EXPECT_EQ(ProgramOf(keeper), program + (program.ends_with(" (deleted)") ? "" : " (deleted)"));
+  }
+  EXPECT_TRUE(Mentions(ReadFile(Log()), "it is a test; the old program goes on"));
+  KillServer();
+  image.Write(0, "written");
+  EXPECT_EQ(Keeper(), keeper);
+}
+
+TEST_F(ReplacedKeeper, OfAnUnknownFormGivesTheOldProgramItsPlaceBack) {
+  WriteFile(Scratch() / "memory", "cowfs keeper 99\nback 6\n(99)\n");
+  const std::string why =
+      "the keeper hands down 'cowfs keeper 99', this program knows 'cowfs keeper 1'";
+  const RunOptions in_scratch{.directory = Scratch()};
+  const Result probe = Shell(Quoted(Program()) + " keep --probe 5 5<memory", in_scratch);
+  EXPECT_EQ(probe.status, 1);
+  EXPECT_TRUE(Mentions(probe.err, why));
+  const Result back = Shell(Quoted(Program()) + " keep 5 5<memory 6</bin/echo", in_scratch);
+  EXPECT_EQ(back.status, 0) << back.err;
+  EXPECT_EQ(back.out, "keep --back " + why + " 5\n");
+}
+
+TEST_F(ReplacedKeeper, KeepsAMountThatWasGivenUp) {
+  const Undo unmount = MountByOwnProgram();
+  Touch(MountPoint() / "dom1");
+  const File image(MountPoint() / "dom1");
+  for (int i = 0; i < 5; ++i) {
+    const pid_t server = Server();
+    kill(server, SIGSEGV);
+    ASSERT_TRUE(Eventually([&] { return i == 4 || Server() != server; }));
+  }
+  ASSERT_TRUE(Eventually([&] { return Mentions(ReadFile(Log()), "is not started again"); }));
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  char byte = 0;
+  EXPECT_EQ(pread(image.fd(), &byte, 1, 4 * kMiB), -1);
+  EXPECT_EQ(errno, EIO);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(pread(image.fd(), &byte, 1, 5 * kMiB), 1);
+}
+
+TEST_F(ReplacedKeeper, ThatWasKilledIsFollowedByAnother) {
+  MakeBase();
+  auto mount = MountBase();
+  KillKeeper();
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  EXPECT_TRUE(ProcessExists(Keeper()));
+}
+
+}  // namespace
+}  // namespace cowfs::e2e
