@@ -223,6 +223,8 @@ int run_mount(const Arguments& arguments) {
                             .instead_of_program = {},
                             .foreground = line.foreground,
                             .server = config.dump(),
+                            .store = server.store.directory,
+                            .on_watermark = server.on_watermark,
                             .tune = options.tune,
                             .tune_always = options.tune_always,
                             .log = log.logger,

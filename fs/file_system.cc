@@ -36,11 +36,7 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config)
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
       parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
-      space_monitor_({.store = store.facts().directory,
-                      .mount = config.mount_point,
-                      .marks = config.watermarks,
-                      .command = config.on_watermark},
-                     *config.log),
+      space_monitor_({.store = store.facts().directory, .marks = config.watermarks}, *config.log),
       check_job_(std::make_unique<CheckJob>(store, config.log)) {
   if (!config.store.live->taken_over()) return;
   for (const Handles::Open& open : handles_.all()) {

@@ -39,6 +39,7 @@ class FileSystem {
   [[nodiscard]] Deferred& deferred() { return deferred_; }
   [[nodiscard]] Parking& parking() { return parking_; }
   [[nodiscard]] CheckJob& check_job() { return *check_job_; }
+  [[nodiscard]] SpaceMonitor& space_monitor() { return space_monitor_; }
   /// Whether what finds no space waits for some.
   [[nodiscard]] bool waits_for_space() {
     return config_.full == FullMode::wait && !parking_.ended();

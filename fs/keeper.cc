@@ -41,6 +41,7 @@
 #include "fs/program.h"
 #include "fs/refusal.h"
 #include "fs/tuning.h"
+#include "fs/watermark_command.h"
 #include "store/descriptor.h"
 #include "store/error.h"
 #include "store/live_memory.h"
@@ -125,10 +126,15 @@ class Keeper {
   int unmount_output_ = -1;   // what it says
   std::string unmount_text_;  // and has said, but for whole lines
   Refusal refusal_;
+  WatermarkCommand watermark_command_;
 };
 
 Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready)
-    : config_(config), ready_(ready) {
+    : config_(config),
+      ready_(ready),
+      watermark_command_(
+          {.command = config.on_watermark, .mount = config.mount_point, .store = config.store},
+          *config.log) {
   io_flusher_ = prepare_process(*config.log);
   sigemptyset(&signals_);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&signals_, signal);
@@ -305,6 +311,9 @@ void Keeper::handle(Packet& packet) {
     case Say::reopen_log:
       if (config_.reopen_log) config_.reopen_log();
       break;
+    case Say::watermark:
+      watermark_command_.run(WatermarkNews::from(packet.text));
+      break;
     default:
       break;
   }
@@ -317,6 +326,7 @@ void Keeper::collect_children() {
     if (pid == unmounting_) {
       unmounting_ = 0;
     }
+    watermark_command_.note_ended(pid, status);
     if (pid != server_) continue;
     server_ = 0;
     state_->server = 0;

@@ -17,6 +17,8 @@ struct KeeperConfig {
   std::function<int(int socket)> instead_of_program;
   bool foreground = false;   ///< the servers keep the standard streams
   std::string server;        ///< handed to each server as it is: its configuration
+  std::string store;         ///< its directory, and
+  std::string on_watermark;  ///< a command for sh(1), or nothing; see WatermarkCommand
   bool tune = true;          ///< set the bdi where root may, its dirty limits where that is safe
   bool tune_always = false;  ///< the dirty limits also where PR_SET_IO_FLUSHER was refused
   std::shared_ptr<spdlog::logger> log;

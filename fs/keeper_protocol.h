@@ -23,6 +23,7 @@ enum class Say : uint32_t {
   ended,       ///< the mount is gone and the store closed; code is the exit status of the whole
   terminate,   ///< a signal asked for the end
   reopen_log,  ///< another asked for that, and the server has done it
+  watermark,   ///< run the command for it; the text is a WatermarkNews
 };
 
 struct Packet {

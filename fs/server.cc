@@ -91,8 +91,9 @@ class Control {
 
   void run(int ended) {
     while (true) {
-      std::array<pollfd, 3> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd_.fd(), POLLIN, 0},
-                                   pollfd{keeper_.fd(), POLLIN, 0}};
+      std::array<pollfd, 4> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd_.fd(), POLLIN, 0},
+                                   pollfd{keeper_.fd(), POLLIN, 0},
+                                   pollfd{fs_.space_monitor().news_fd(), POLLIN, 0}};
       if (::poll(polled.data(), polled.size(), -1) < 0) {
         if (errno == EINTR) continue;
         throw Error(errno, "poll");
@@ -101,6 +102,7 @@ class Control {
       // A server that lacks memory, threads or descriptors for it goes on serving.
       if (polled[2].revents != 0) attempt([&] { listen(); });
       if (polled[1].revents != 0) attempt([&] { serve_signal(); });
+      if (polled[3].revents != 0) attempt([&] { pass_on_watermarks(); });
     }
   }
 
@@ -131,6 +133,14 @@ class Control {
       if (::stat(config_.mount_point.c_str(), &root) == 0) {
         unmount_if_idle(config_, root.st_dev);
       }
+    }
+  }
+
+  void pass_on_watermarks() {
+    for (const WatermarkNews& news : fs_.space_monitor().take_news()) {
+      if (config_.on_watermark.empty()) continue;
+      keeper_.say(Say::watermark, 0, news.text());
+      if (keeper_.fd() < 0) config_.log->error("on_watermark: not run: the keeper is gone");
     }
   }
 
