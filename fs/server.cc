@@ -22,7 +22,6 @@
 #include "fs/saved_init.h"
 #include "fs/session.h"
 #include "fs/tuning.h"
-#include "fs/users.h"
 #include "store/base_watch.h"
 #include "store/descriptor.h"
 #include "store/error.h"
@@ -54,18 +53,6 @@ std::vector<std::string> mount_options(const ServerConfig& config, const Store& 
   if (config.read_only) options.emplace_back("ro");
   if (config.max_read) options.push_back("max_read=" + std::to_string(*config.max_read));
   return options;
-}
-
-/// Unmounts if nothing uses the mount; logs who does otherwise.
-void unmount_if_idle(const ServerConfig& config, uint64_t device) {
-  const int code = unmount_mount_point(config.mount_point, 0);
-  if (code == 0) return;
-  std::string who;
-  for (const auto& [inode, user] : users_of_mount(device)) {
-    who += (who.empty() ? "" : ", ") + describe(user);
-  }
-  config.log->warn("unmount: {}: {}{}", config.mount_point, error_text(code),
-                   who.empty() ? "" : "; in use by " + who);
 }
 
 /// All that this process is to do is answered; the next server goes on.
@@ -128,11 +115,11 @@ class Control {
     } else if (keeper_.fd() >= 0) {
       keeper_.say(Say::terminate);
     } else {
-      config_.log->info("signal {}: unmounting {}", info.ssi_signo, config_.mount_point);
-      struct stat root {};
-      if (::stat(config_.mount_point.c_str(), &root) == 0) {
-        unmount_if_idle(config_, root.st_dev);
-      }
+      // Only the keeper may unmount, and only commands look for who uses the mount.
+      config_.log->error(
+          "signal {}: {}: not unmounted, since the keeper is gone: `cowfs umount {}` unmounts, "
+          "`cowfs restart {}` brings a new keeper",
+          info.ssi_signo, config_.mount_point, config_.mount_point, config_.mount_point);
     }
   }
 
