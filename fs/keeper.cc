@@ -81,6 +81,7 @@ class Keeper {
   void handle(Packet& packet);
   void mount(const std::string& options);
   void tune() const;
+  void reopen_log() const;
   void collect_children();
   void server_ended(int status);
   void server_failed(const std::string& why, bool crashed);
@@ -257,6 +258,15 @@ void Keeper::tune() const {
            *config_.log);
 }
 
+void Keeper::reopen_log() const {
+  Packet packet{.say = Say::log_file, .code = 0, .text = {}, .descriptors = {}};
+  if (const int fd = config_.reopen_log ? config_.reopen_log() : -1; fd >= 0) {
+    packet.descriptors.push_back(fd);
+  }
+  // One that starts opens it itself, and would take this for an answer.
+  if (socket_ >= 0 && is_ready_) static_cast<void>(send_packet(socket_, packet));
+}
+
 void Keeper::listen() {
   std::optional<Packet> packet = receive_packet(socket_);
   if (!packet) {
@@ -309,7 +319,7 @@ void Keeper::handle(Packet& packet) {
       start_unmount();
       break;
     case Say::reopen_log:
-      if (config_.reopen_log) config_.reopen_log();
+      reopen_log();
       break;
     case Say::watermark:
       watermark_command_.run(WatermarkNews::from(packet.text));
@@ -471,8 +481,7 @@ void Keeper::handle_signal(int signal) {
       collect_children();
       break;
     case SIGHUP:
-      if (config_.reopen_log) config_.reopen_log();
-      if (server_ != 0) ::kill(server_, SIGHUP);
+      reopen_log();
       break;
     case SIGUSR1:
       hand_over();

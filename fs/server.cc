@@ -95,9 +95,15 @@ class Control {
 
  private:
   void listen() {
-    const std::optional<Say> said = keeper_.listen();
-    if (said == Say::hand_over) hand_over(config_, fs_, session_);
-    if (said) return;
+    if (const std::optional<Packet> said = keeper_.listen()) {
+      if (said->say == Say::hand_over) hand_over(config_, fs_, session_);
+      for (const int fd : said->descriptors) {
+        if (said->say == Say::log_file && config_.use_log) config_.use_log(fd);
+        ::close(fd);
+      }
+      if (said->say == Say::log_file) config_.log->info("log: reopened");
+      return;
+    }
     fs_.note_keeper(keeper_);
     config_.log->error(
         "keeper: {}: is gone; this server goes on, but nothing comes after it if it dies: `cowfs "
@@ -109,9 +115,11 @@ class Control {
     signalfd_siginfo info{};
     if (::read(signal_fd_.fd(), &info, sizeof(info)) != sizeof(info)) return;
     if (info.ssi_signo == SIGHUP) {
-      if (config_.reopen_log) config_.reopen_log();
-      config_.log->info("log: reopened");
       keeper_.say(Say::reopen_log);
+      if (keeper_.fd() >= 0) return;
+      config_.log->error(
+          "log: not reopened, since the keeper is gone: `cowfs restart {}` brings a new one",
+          config_.mount_point);
     } else if (keeper_.fd() >= 0) {
       keeper_.say(Say::terminate);
     } else {

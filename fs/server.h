@@ -33,7 +33,7 @@ struct ServerConfig {
   std::optional<uint32_t> max_read;              ///< bytes of the largest read request
   std::vector<std::string> fuse_options;         ///< passed on to libfuse, "nosuid" say
   std::shared_ptr<spdlog::logger> log;
-  std::function<void()> reopen_log;  ///< at SIGHUP
+  std::function<void(int fd)> use_log;  ///< has the log go on with a copy of this descriptor
 };
 
 class KeeperLink;
