@@ -232,8 +232,16 @@ int run_mount(const Arguments& arguments) {
   const auto keep_until_unmounted = [&](const std::function<void()>& ready) {
     return keep(keeper, ready);
   };
+  const bool was_there = std::filesystem::exists(server.store.directory);
   return pointing_to_check(server.store.directory, [&] {
-    return line.foreground ? keep_until_unmounted([] {}) : run_in_background(keep_until_unmounted);
+    try {
+      return line.foreground ? keep_until_unmounted([] {})
+                             : run_in_background(keep_until_unmounted);
+    } catch (...) {
+      // The server has emptied what it made, and may not remove it.
+      if (!was_there) ::rmdir(server.store.directory.c_str());
+      throw;
+    }
   });
 }
 

@@ -28,9 +28,10 @@ int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
 }
 
-FileSystem::FileSystem(Store& store, const ServerConfig& config)
+FileSystem::FileSystem(Store& store, const ServerConfig& config, Sandbox sandbox)
     : store_(store),
       config_(config),
+      sandbox_(std::move(sandbox)),
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       handles_(config.store.live),
       names_changed_ns_(now_ns()),
@@ -139,6 +140,7 @@ nlohmann::json FileSystem::describe_mount() {
           {"restarts", keeper.restarts},
           {"last_restart_ns",
            keeper.last_restart_ns > 0 ? nlohmann::json(keeper.last_restart_ns) : nlohmann::json()},
+          {"sandbox", to_json(sandbox_)},
           {"version", COWFS_VERSION}};
 }
 

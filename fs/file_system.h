@@ -15,6 +15,7 @@
 #include "fs/inodes.h"
 #include "fs/parking.h"
 #include "fs/rate_limit.h"
+#include "fs/sandbox.h"
 #include "fs/server.h"
 #include "fs/space_monitor.h"
 #include "store/store.h"
@@ -27,7 +28,8 @@ class KeeperLink;
 /// What the operations of one mount work on: the store and what only a mount knows of. Thread-safe.
 class FileSystem {
  public:
-  FileSystem(Store& store, const ServerConfig& config);
+  /// `sandbox` is to be told of.
+  FileSystem(Store& store, const ServerConfig& config, Sandbox sandbox);
   FileSystem(const FileSystem&) = delete;
   FileSystem& operator=(const FileSystem&) = delete;
   ~FileSystem();
@@ -91,6 +93,7 @@ class FileSystem {
  private:
   Store& store_;
   const ServerConfig& config_;
+  const Sandbox sandbox_;
   const Presentation presentation_;
   Handles handles_;
   RateLimit rate_limit_;

@@ -19,6 +19,7 @@
 #include "fs/keeper_link.h"
 #include "fs/mount.h"
 #include "fs/operations.h"
+#include "fs/sandbox.h"
 #include "fs/saved_init.h"
 #include "fs/session.h"
 #include "fs/tuning.h"
@@ -167,6 +168,10 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
   config.store.log = config.log;
   config.store.live = std::make_shared<LiveMemory>(keeper.held("live").value());
   config.store.lock_held = {keeper.held("lock-directory"), keeper.held("lock-file")};
+  Sandbox sandbox;
+  config.store.confine = [&](const Base* base) {
+    sandbox = enter_sandbox(base->file().fd(), config.store.directory, *config.log);
+  };
   Store store(config.store);
   // A mount that fails leaves nothing behind.
   struct Unmake {
@@ -184,7 +189,7 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
     const BaseWatch watch(
         store.base(), [&store](const std::string& what) { store.note_base_written(what); },
         *config.log);
-    FileSystem fs(store, config);
+    FileSystem fs(store, config, sandbox);
     fs.note_keeper(keeper);
     const std::vector<std::string> options = mount_options(config, store);
     const bool takes_over = keeper.takes_over();
