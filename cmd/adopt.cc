@@ -23,7 +23,7 @@ int keep_orphan(const MountEntry& mount, const std::function<void()>& ready) {
   Orphan orphan = find_orphan(mount.point);
   int& config_fd = orphan.legacy.held.at("config");
   nlohmann::json config = read_kept_config(config_fd);
-  const std::string mount_point = server_config_from_json(config.at("server")).mount_point;
+  const ServerConfig server = server_config_from_json(config.at("server"));
   LogTarget target = log_target_from_json(config.at("log"));
   // The terminal of who started it is not ours.
   if (target.kind == LogTarget::Kind::standard_error) target.kind = LogTarget::Kind::syslog;
@@ -33,11 +33,13 @@ int keep_orphan(const MountEntry& mount, const std::function<void()>& ready) {
 
   become_user_of(orphan.pid);
   const Log log = open_log(target);
-  const KeeperConfig keeper{.mount_point = mount_point,
-                            .arguments = {"cowfs", "serve", mount_point},
+  const KeeperConfig keeper{.mount_point = server.mount_point,
+                            .arguments = {"cowfs", "serve", server.mount_point},
                             .instead_of_program = {},
                             .foreground = false,
                             .server = config.dump(),
+                            .store = server.store.directory,
+                            .on_watermark = server.on_watermark,
                             .tune = false,  // it is
                             .tune_always = false,
                             .log = log.logger,

@@ -70,13 +70,16 @@ Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
   for (const std::string key :
-       {"mount",        "base",           "base_size", "base_written", "store",      "chunk_size",
-        "policy",       "format_version", "images",    "own_bytes",    "free_bytes", "total_bytes",
-        "used_percent", "watermark",      "cache",     "full",         "parked",     "read_only",
-        "server_pid",   "keeper_pid",     "restarts",  "last_restart", "resend",     "version"}) {
+       {"mount",      "base",         "base_size",      "base_written", "store",
+        "chunk_size", "policy",       "format_version", "images",       "own_bytes",
+        "free_bytes", "total_bytes",  "used_percent",   "watermark",    "cache",
+        "full",       "parked",       "read_only",      "server_pid",   "keeper_pid",
+        "restarts",   "last_restart", "resend",         "sandbox",      "version"}) {
     if (key == "base_written" || key == "last_restart") {
       const nlohmann::json& ns = facts.at(key + "_ns");
       json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));
+    } else if (key == "sandbox") {
+      json[key] = facts.value(key, Json());  // an older server has none
     } else {
       json[key] = facts.at(key);
     }
@@ -173,9 +176,23 @@ std::string size_text(const Json& value) {
                       : fmt::format("{} ({} bytes)", format_size(bytes), bytes);
 }
 
+/// "Landlock 7, no new privileges; capabilities: CAP_LEASE".
+std::string sandbox_text(const Json& sandbox) {
+  std::string names;
+  for (const Json& name : sandbox["capabilities"]) {
+    names += (names.empty() ? "" : ", ") + name.get<std::string>();
+  }
+  const Json& landlock = sandbox["landlock"];
+  return fmt::format("{}, {}; capabilities: {}",
+                     landlock.is_null() ? "no Landlock" : "Landlock " + landlock.dump(),
+                     sandbox["no_new_privs"].get<bool>() ? "no new privileges" : "new privileges",
+                     names.empty() ? "none" : names);
+}
+
 std::string value_text(const std::string& key, const Json& json) {
   const Json& value = json[key];
   if (key == "users") return users_text(value);
+  if (key == "sandbox" && value.is_object()) return sandbox_text(value);
   if (key == "cow_file" && value.is_null()) {
     return json["created"].is_null() ? "unknown, since the image cannot be read"
                                      : "none before the first write";
@@ -190,6 +207,7 @@ std::string value_text(const std::string& key, const Json& json) {
     const auto percent = value.get<double>();
     return (on_terminal() ? percent_bar(percent) + " " : "") + fmt::format("{:.1f}%", percent);
   }
+  if (key == "sandbox" && value.is_null()) return "none";
   if (value.is_null())
     return key == "last_restart" ? "never" : key == "keeper_pid" ? "none" : "unknown";
   if (key == "used_percent" || key == "watermark") return value.dump() + "%";

@@ -17,6 +17,7 @@
 #include "cmd/log_target.h"
 #include "fs/keeper.h"
 #include "fs/keeper_reexec.h"
+#include "fs/server_config.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -48,12 +49,16 @@ int go_on(int memory, const std::string& failure) {
     KeeperLegacy legacy = inherit_keeper(memory);
     const KeeperLegacy::Process process = legacy.process.value();
     legacy.process->failure = failure;
-    const Log log = open_log_somewhere(legacy.held.at("config"));
+    const int config = legacy.held.at("config");
+    const Log log = open_log_somewhere(config);
+    const ServerConfig server = server_config_from_json(read_kept_config(config).at("server"));
     const KeeperConfig keeper{.mount_point = process.mount_point,
                               .arguments = {"cowfs", "serve", process.mount_point},
                               .instead_of_program = {},
                               .foreground = process.foreground,
-                              .server = "",   // it is held
+                              .server = "",  // it is held
+                              .store = server.store.directory,
+                              .on_watermark = server.on_watermark,
                               .tune = false,  // it is
                               .tune_always = false,
                               .log = log.logger,

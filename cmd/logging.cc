@@ -34,12 +34,14 @@ class FileSink : public spdlog::sinks::base_sink<std::mutex> {
   ~FileSink() override { ::close(fd_); }
 
   /// Goes on with the old file if the new one cannot be opened.
-  void reopen() {
+  int reopen() {
     const std::lock_guard lock(mutex_);
-    const int fd = open_file();
-    if (fd < 0) return;
-    ::close(fd_);
-    fd_ = fd;
+    replace(open_file());
+    return fd_;
+  }
+  void use(int fd) {
+    const std::lock_guard lock(mutex_);
+    replace(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
   }
 
  protected:
@@ -52,6 +54,11 @@ class FileSink : public spdlog::sinks::base_sink<std::mutex> {
   void flush_() override {}
 
  private:
+  void replace(int fd) {
+    if (fd < 0) return;
+    ::close(fd_);
+    fd_ = fd;
+  }
   int open_file() const {
     return ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
   }
@@ -80,7 +87,7 @@ Log make_log(std::shared_ptr<spdlog::sinks::sink> sink, spdlog::level::level_enu
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   formatter->add_flag<PrintableMessage>('*').set_pattern(pattern);
   logger->set_formatter(std::move(formatter));
-  return {.logger = std::move(logger), .reopen = [] {}};
+  return {.logger = std::move(logger), .reopen = [] { return -1; }, .use = [](int) {}};
 }
 
 }  // namespace
@@ -112,7 +119,8 @@ Log log_to_syslog(spdlog::level::level_enum level) {
 Log log_to_file(const std::string& path, spdlog::level::level_enum level) {
   auto sink = std::make_shared<FileSink>(path);
   Log log = make_log(sink, level, kPattern);
-  log.reopen = [sink] { sink->reopen(); };
+  log.reopen = [sink] { return sink->reopen(); };
+  log.use = [sink](int fd) { sink->use(fd); };
   return log;
 }
 

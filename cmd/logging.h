@@ -8,10 +8,13 @@
 
 namespace cowfs {
 
-/// A logger, and how to make it open its file again after a rotation (does nothing without a file).
+/// A logger, and what is done with its file after a rotation.
 struct Log {
   std::shared_ptr<spdlog::logger> logger;
-  std::function<void()> reopen;
+  /// Opens the file again, and returns its descriptor, which stays the log's. -1: it has none.
+  std::function<int()> reopen;
+  /// Goes on with a copy of a descriptor that somebody else has opened.
+  std::function<void(int fd)> use;
 };
 
 /// trace, debug, info, warn or error; UsageError for others.

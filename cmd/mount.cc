@@ -241,6 +241,8 @@ int run_mount(const Arguments& arguments) {
                             .instead_of_program = {},
                             .foreground = line.foreground,
                             .server = config.dump(),
+                            .store = server.store.directory,
+                            .on_watermark = server.on_watermark,
                             .tune = options.tune,
                             .tune_always = options.tune_always,
                             .log = log.logger,
@@ -248,8 +250,16 @@ int run_mount(const Arguments& arguments) {
   const auto keep_until_unmounted = [&](const std::function<void()>& ready) {
     return keep(keeper, ready);
   };
+  const bool was_there = std::filesystem::exists(server.store.directory);
   return pointing_to_check(server.store.directory, [&] {
-    return line.foreground ? keep_until_unmounted([] {}) : run_in_background(keep_until_unmounted);
+    try {
+      return line.foreground ? keep_until_unmounted([] {})
+                             : run_in_background(keep_until_unmounted);
+    } catch (...) {
+      // The server has emptied what it made, and may not remove it.
+      if (!was_there) ::rmdir(server.store.directory.c_str());
+      throw;
+    }
   });
 }
 

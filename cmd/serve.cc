@@ -42,7 +42,7 @@ int run_serve(const Arguments& /*arguments*/) {
     const Log log = open_log(log_target_from_json(json.at("log")));
     ServerConfig config = server_config_from_json(json.at("server"));
     config.log = log.logger;
-    config.reopen_log = log.reopen;
+    config.use_log = log.use;
     status = serve(std::move(config), keeper) ? kDone : kFailed;
   } catch (const Error& error) {
     return failed(error.code(), error.what());

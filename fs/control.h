@@ -35,10 +35,10 @@ namespace cowfs {
 /// policy, format_version, images, own_bytes, free_bytes, total_bytes, used_percent (all three
 /// null if the store's directory is gone), watermark (percent or null), cache, full ("error" also
 /// after end_waiting), parked, read_only, server_pid, keeper_pid (null: it is gone), restarts,
-/// last_restart_ns (or null), resend ("kernel" or "slots"), version. Of an image: cow_file (or
-/// null), own_bytes, openers (open descriptions, the asking one included), layer, created_ns,
-/// failure (why it takes no writes, or null), space_limit (bytes or null), parked (requests that
-/// wait for space).
+/// last_restart_ns (or null), resend ("kernel" or "slots"), sandbox (see Sandbox), version. Of an
+/// image: cow_file (or null), own_bytes, openers (open descriptions, the asking one included),
+/// layer, created_ns, failure (why it takes no writes, or null), space_limit (bytes or null),
+/// parked (requests that wait for space).
 struct ControlMessage {
   std::array<char, 8192> text;
 };

@@ -28,19 +28,16 @@ int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
 }
 
-FileSystem::FileSystem(Store& store, const ServerConfig& config)
+FileSystem::FileSystem(Store& store, const ServerConfig& config, Sandbox sandbox)
     : store_(store),
       config_(config),
+      sandbox_(std::move(sandbox)),
       presentation_{.uid = config.uid, .gid = config.gid, .umask = config.umask},
       handles_(config.store.live),
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
       parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
-      space_monitor_({.store = store.facts().directory,
-                      .mount = config.mount_point,
-                      .marks = config.watermarks,
-                      .command = config.on_watermark},
-                     *config.log),
+      space_monitor_({.store = store.facts().directory, .marks = config.watermarks}, *config.log),
       check_job_(std::make_unique<CheckJob>(store, config.log)) {
   if (!config.store.live->taken_over()) return;
   for (const Handles::Open& open : handles_.all()) {
@@ -156,6 +153,7 @@ nlohmann::json FileSystem::describe_mount() {
           {"last_restart_ns",
            keeper.last_restart_ns > 0 ? nlohmann::json(keeper.last_restart_ns) : nlohmann::json()},
           {"resend", resend_ == Resend::slots ? "slots" : "kernel"},
+          {"sandbox", to_json(sandbox_)},
           {"version", COWFS_VERSION}};
 }
 

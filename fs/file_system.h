@@ -16,6 +16,7 @@
 #include "fs/inodes.h"
 #include "fs/parking.h"
 #include "fs/rate_limit.h"
+#include "fs/sandbox.h"
 #include "fs/server.h"
 #include "fs/space_monitor.h"
 #include "store/store.h"
@@ -28,7 +29,8 @@ class KeeperLink;
 /// What the operations of one mount work on: the store and what only a mount knows of. Thread-safe.
 class FileSystem {
  public:
-  FileSystem(Store& store, const ServerConfig& config);
+  /// `sandbox` is to be told of.
+  FileSystem(Store& store, const ServerConfig& config, Sandbox sandbox);
   FileSystem(const FileSystem&) = delete;
   FileSystem& operator=(const FileSystem&) = delete;
   ~FileSystem();
@@ -40,6 +42,7 @@ class FileSystem {
   [[nodiscard]] Deferred& deferred() { return deferred_; }
   [[nodiscard]] Parking& parking() { return parking_; }
   [[nodiscard]] CheckJob& check_job() { return *check_job_; }
+  [[nodiscard]] SpaceMonitor& space_monitor() { return space_monitor_; }
   /// Whether what finds no space waits for some.
   [[nodiscard]] bool waits_for_space() {
     return config_.full == FullMode::wait && !parking_.ended();
@@ -96,6 +99,7 @@ class FileSystem {
  private:
   Store& store_;
   const ServerConfig& config_;
+  const Sandbox sandbox_;
   const Presentation presentation_;
   Handles handles_;
   RateLimit rate_limit_;

@@ -36,6 +36,7 @@
 #include "fs/server_process.h"
 #include "fs/tuning.h"
 #include "fs/unmount_job.h"
+#include "fs/watermark_command.h"
 #include "store/descriptor.h"
 #include "store/error.h"
 #include "store/live_memory.h"
@@ -63,7 +64,10 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready,
       was_ready_(legacy.program != nullptr),
       restarts_(legacy.restarts),
       last_restart_ns_(legacy.last_restart_ns),
-      unmount_(*config.log) {
+      unmount_(*config.log),
+      watermark_command_(
+          {.command = config.on_watermark, .mount = config.mount_point, .store = config.store},
+          *config.log) {
   io_flusher_ = prepare_process(*config.log);
   sigemptyset(&signals_);
   for (const int signal : kKeeperSignals) sigaddset(&signals_, signal);
@@ -168,6 +172,15 @@ void Keeper::tune() const {
            *config_.log);
 }
 
+void Keeper::reopen_log() const {
+  Packet packet{.say = Say::log_file, .code = 0, .text = {}, .descriptors = {}};
+  if (const int fd = config_.reopen_log ? config_.reopen_log() : -1; fd >= 0) {
+    packet.descriptors.push_back(fd);
+  }
+  // One that starts opens it itself, and would take this for an answer.
+  if (socket_ >= 0 && is_ready_) static_cast<void>(send_packet(socket_, packet));
+}
+
 void Keeper::listen() {
   std::optional<Packet> packet = receive_packet(socket_);
   if (!packet) {
@@ -211,7 +224,10 @@ void Keeper::handle(Packet& packet) {
       start_unmount();
       break;
     case Say::reopen_log:
-      if (config_.reopen_log) config_.reopen_log();
+      reopen_log();
+      break;
+    case Say::watermark:
+      watermark_command_.run(WatermarkNews::from(packet.text));
       break;
     default:
       break;
@@ -223,6 +239,7 @@ void Keeper::collect_children() {
   int status = 0;
   for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
     unmount_.note_end(pid);
+    watermark_command_.note_ended(pid, status);
     if (pid != server_) continue;
     server_ = 0;
     state_->server = 0;
@@ -305,8 +322,7 @@ void Keeper::handle_signal(int signal) {
       collect_children();
       break;
     case SIGHUP:
-      if (config_.reopen_log) config_.reopen_log();
-      if (server_ != 0) ::kill(server_, SIGHUP);
+      reopen_log();
       break;
     case SIGUSR1:
       hand_over();

@@ -19,10 +19,13 @@ struct KeeperConfig {
   std::function<int(int socket)> instead_of_program;
   bool foreground = false;   ///< the servers keep the standard streams
   std::string server;        ///< handed to each server as it is: its configuration
+  std::string store;         ///< its directory, and
+  std::string on_watermark;  ///< a command for sh(1), or nothing; see WatermarkCommand
   bool tune = true;          ///< set the bdi where root may, its dirty limits where that is safe
   bool tune_always = false;  ///< the dirty limits also where PR_SET_IO_FLUSHER was refused
   std::shared_ptr<spdlog::logger> log;
-  std::function<void()> reopen_log;  ///< at SIGHUP
+  /// At SIGHUP: opens the log's file again, and returns its descriptor or -1 if there is none.
+  std::function<int()> reopen_log;
 };
 
 /// The process that a mount hangs on. Starts this program's file again as the server, mounts when

@@ -73,14 +73,10 @@ void KeeperLink::say(Say what, int32_t code, const std::string& text) {
   if (!send_packet(socket_, {.say = what, .code = code, .text = text, .descriptors = {}})) lose();
 }
 
-std::optional<Say> KeeperLink::listen() {
-  const std::optional<Packet> packet = receive_packet(socket_);
-  if (!packet) {
-    lose();
-    return std::nullopt;
-  }
-  for (const int fd : packet->descriptors) ::close(fd);
-  return packet->say;
+std::optional<Packet> KeeperLink::listen() {
+  std::optional<Packet> packet = receive_packet(socket_);
+  if (!packet) lose();
+  return packet;
 }
 
 void KeeperLink::lose() {

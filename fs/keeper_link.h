@@ -41,8 +41,8 @@ class KeeperLink {
 
   /// To be polled; `listen` is due when it is readable. -1: the keeper is gone.
   [[nodiscard]] int fd() const { return socket_; }
-  /// What the keeper says; none if it is gone, from then on.
-  std::optional<Say> listen();
+  /// What the keeper says; none if it is gone, from then on. The descriptors are the caller's.
+  std::optional<Packet> listen();
 
  private:
   void lose();

@@ -20,6 +20,7 @@
 #include "fs/program.h"
 #include "fs/refusal.h"
 #include "fs/unmount_job.h"
+#include "fs/watermark_command.h"
 
 namespace cowfs {
 
@@ -50,6 +51,7 @@ class Keeper {
   void handle(Packet& packet);
   void mount(const std::string& options);
   void tune() const;
+  void reopen_log() const;
   void collect_children();
   void server_ended(int status);
   void server_failed(const std::string& why, bool crashed);
@@ -101,6 +103,7 @@ class Keeper {
   int64_t last_restart_ns_ = 0;
   UnmountJob unmount_;
   Refusal refusal_;
+  WatermarkCommand watermark_command_;
 };
 
 }  // namespace cowfs

@@ -15,6 +15,7 @@ enum class Say : uint32_t {
   mounted,      ///< answers `mount`, with the connection's descriptor
   not_mounted,  ///< answers `mount`: code and message
   hand_over,    ///< answer what you have read, and end
+  log_file,     ///< the log was opened again: with its descriptor, if it has one
   // The server says:
   hold = 100,  ///< keep this descriptor for the next server; the text is its name
   mount,       ///< the store is open: mount with these options, each ended by a NUL
@@ -22,7 +23,8 @@ enum class Say : uint32_t {
   failed,      ///< before `ready`: code (errno) and message; it ends
   ended,       ///< the mount is gone and the store closed; code is the exit status of the whole
   terminate,   ///< a signal asked for the end
-  reopen_log,  ///< another asked for that, and the server has done it
+  reopen_log,  ///< another asked for that
+  watermark,   ///< run the command for it; the text is a WatermarkNews
 };
 
 struct Packet {

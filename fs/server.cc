@@ -20,9 +20,9 @@
 #include "fs/keeper_link.h"
 #include "fs/mount.h"
 #include "fs/operations.h"
+#include "fs/sandbox.h"
 #include "fs/session.h"
 #include "fs/tuning.h"
-#include "fs/users.h"
 #include "store/base_watch.h"
 #include "store/descriptor.h"
 #include "store/error.h"
@@ -56,18 +56,6 @@ std::vector<std::string> mount_options(const ServerConfig& config, const Store& 
   return options;
 }
 
-/// Unmounts if nothing uses the mount; logs who does otherwise.
-void unmount_if_idle(const ServerConfig& config, uint64_t device) {
-  const int code = unmount_mount_point(config.mount_point, 0);
-  if (code == 0) return;
-  std::string who;
-  for (const auto& [inode, user] : users_of_mount(device)) {
-    who += (who.empty() ? "" : ", ") + describe(user);
-  }
-  config.log->warn("unmount: {}: {}{}", config.mount_point, error_text(code),
-                   who.empty() ? "" : "; in use by " + who);
-}
-
 /// All that this process is to do is answered; the next server goes on.
 [[noreturn]] void hand_over(const ServerConfig& config, FileSystem& fs, Session& session) {
   config.log->info("hand-over: {}: requested by the keeper", config.mount_point);
@@ -93,8 +81,9 @@ class Control {
     while (true) {
       // Also where that was found out by speaking to it.
       if (keeper_.fd() < 0 && !std::exchange(orphaned_, true)) attempt([&] { be_orphaned(); });
-      std::array<pollfd, 3> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd_.fd(), POLLIN, 0},
-                                   pollfd{keeper_.fd(), POLLIN, 0}};
+      std::array<pollfd, 4> polled{pollfd{ended, POLLIN, 0}, pollfd{signal_fd_.fd(), POLLIN, 0},
+                                   pollfd{keeper_.fd(), POLLIN, 0},
+                                   pollfd{fs_.space_monitor().news_fd(), POLLIN, 0}};
       if (::poll(polled.data(), polled.size(), -1) < 0) {
         if (errno == EINTR) continue;
         throw Error(errno, "poll");
@@ -103,13 +92,20 @@ class Control {
       // A server that lacks memory, threads or descriptors for it goes on serving.
       if (polled[2].revents != 0) attempt([&] { listen(); });
       if (polled[1].revents != 0) attempt([&] { serve_signal(); });
+      if (polled[3].revents != 0) attempt([&] { pass_on_watermarks(); });
     }
   }
 
  private:
   void listen() {
-    const std::optional<Say> said = keeper_.listen();
-    if (said == Say::hand_over) hand_over(config_, fs_, session_);
+    if (const std::optional<Packet> said = keeper_.listen()) {
+      if (said->say == Say::hand_over) hand_over(config_, fs_, session_);
+      for (const int fd : said->descriptors) {
+        if (said->say == Say::log_file && config_.use_log) config_.use_log(fd);
+        ::close(fd);
+      }
+      if (said->say == Say::log_file) config_.log->info("log: reopened");
+    }
   }
 
   void be_orphaned() {
@@ -124,17 +120,27 @@ class Control {
     signalfd_siginfo info{};
     if (::read(signal_fd_.fd(), &info, sizeof(info)) != sizeof(info)) return;
     if (info.ssi_signo == SIGHUP) {
-      if (config_.reopen_log) config_.reopen_log();
-      config_.log->info("log: reopened");
       keeper_.say(Say::reopen_log);
+      if (keeper_.fd() >= 0) return;
+      config_.log->error(
+          "log: not reopened, since the keeper is gone: `cowfs restart {}` brings a new one",
+          config_.mount_point);
     } else if (keeper_.fd() >= 0) {
       keeper_.say(Say::terminate);
     } else {
-      config_.log->info("signal {}: unmounting {}", info.ssi_signo, config_.mount_point);
-      struct stat root {};
-      if (::stat(config_.mount_point.c_str(), &root) == 0) {
-        unmount_if_idle(config_, root.st_dev);
-      }
+      // Only the keeper may unmount, and only commands look for who uses the mount.
+      config_.log->error(
+          "signal {}: {}: not unmounted, since the keeper is gone: `cowfs umount {}` unmounts, "
+          "`cowfs restart {}` brings a new keeper",
+          info.ssi_signo, config_.mount_point, config_.mount_point, config_.mount_point);
+    }
+  }
+
+  void pass_on_watermarks() {
+    for (const WatermarkNews& news : fs_.space_monitor().take_news()) {
+      if (config_.on_watermark.empty()) continue;
+      keeper_.say(Say::watermark, 0, news.text());
+      if (keeper_.fd() < 0) config_.log->error("on_watermark: not run: the keeper is gone");
     }
   }
 
@@ -167,6 +173,10 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
   config.store.log = config.log;
   config.store.live = std::make_shared<LiveMemory>(keeper.held("live").value());
   config.store.lock_held = {keeper.held("lock-directory"), keeper.held("lock-file")};
+  Sandbox sandbox;
+  config.store.confine = [&](const Base* base) {
+    sandbox = enter_sandbox(base->file().fd(), config.store.directory, *config.log);
+  };
   Store store(config.store);
   // A mount that fails leaves nothing behind.
   struct Unmake {
@@ -184,7 +194,7 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
     const BaseWatch watch(
         store.base(), [&store](const std::string& what) { store.note_base_written(what); },
         *config.log);
-    FileSystem fs(store, config);
+    FileSystem fs(store, config, sandbox);
     fs.note_keeper(keeper);
     const std::vector<std::string> options = mount_options(config, store);
     const bool takes_over = keeper.takes_over();

@@ -35,7 +35,7 @@ struct ServerConfig {
   Resend resend = Resend::unknown;               ///< unknown: as the kernel can
   std::vector<std::string> fuse_options;         ///< passed on to libfuse, "nosuid" say
   std::shared_ptr<spdlog::logger> log;
-  std::function<void()> reopen_log;  ///< at SIGHUP
+  std::function<void(int fd)> use_log;  ///< has the log go on with a copy of this descriptor
 };
 
 class KeeperLink;
@@ -44,9 +44,9 @@ class KeeperLink;
 /// everything durable and gives the store up. If the keeper hands over what a server before this
 /// one left, goes on with that instead. Throws Error, with everything undone, before the keeper was
 /// told that the file system is usable. SIGTERM and SIGINT are passed on to the keeper; without one
-/// they unmount if nothing uses the mount, and log who does otherwise. The calling thread must be
-/// the only one. Returns whether all is durable that was not refused with an error; does not return
-/// when the keeper asks for a hand-over.
+/// the log says how to unmount. The calling thread must be the only one. Returns whether all is
+/// durable that was not refused with an error; does not return when the keeper asks for a
+/// hand-over.
 bool serve(ServerConfig config, KeeperLink& keeper);
 
 }  // namespace cowfs

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <spdlog/fwd.h>
-#include <sys/types.h>
 
 #include <condition_variable>
 #include <mutex>
@@ -10,21 +9,19 @@
 #include <thread>
 #include <vector>
 
+#include "fs/watermark_command.h"
 #include "fs/watermarks.h"
+#include "store/descriptor.h"
 
 namespace cowfs {
 
-/// Looks at the space of a store every few seconds: logs each watermark and runs a command for it.
-/// Thread-safe.
+/// Looks at the space of a store every few seconds, logs each watermark that it reaches and tells
+/// of it. Thread-safe.
 class SpaceMonitor {
  public:
   struct Config {
     std::string store;  ///< the directory
-    std::string mount;  ///< for the command
     std::vector<unsigned> marks;
-    /// For sh(1); gets COWFS_MOUNT, COWFS_STORE, COWFS_WATERMARK and COWFS_USED (percent). Empty:
-    /// none.
-    std::string command;
   };
 
   SpaceMonitor(Config config, spdlog::logger& log);
@@ -34,20 +31,24 @@ class SpaceMonitor {
 
   [[nodiscard]] std::optional<unsigned> reached();
 
+  /// Readable when there is news to be taken.
+  [[nodiscard]] int news_fd() const { return news_fd_.fd(); }
+  /// What was reached since the last call, in that order.
+  [[nodiscard]] std::vector<WatermarkNews> take_news();
+
  private:
   void run();
   void look();
-  void run_command(unsigned mark, unsigned used);
-  void collect_commands();
 
   const Config config_;
   spdlog::logger& log_;
-  std::mutex mutex_;  // guards marks_ and stopping_
+  const Descriptor news_fd_;
+  std::mutex mutex_;  // guards what follows
   std::condition_variable stop_;
   Watermarks marks_;
+  std::vector<WatermarkNews> news_;
   bool stopping_ = false;
-  std::vector<pid_t> commands_;  // of the thread
-  std::thread thread_;           // last: starts when all else is there
+  std::thread thread_;  // last: starts when all else is there
 };
 
 }  // namespace cowfs

@@ -44,6 +44,9 @@ bool prepare_process(spdlog::logger& log) {
     files.rlim_cur = files.rlim_max;
     ::setrlimit(RLIMIT_NOFILE, &files);
   }
+  // For the buffers; later the server may not lock memory beyond its limit.
+  const rlimit locked{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+  ::setrlimit(RLIMIT_MEMLOCK, &locked);
   try {
     put("/proc/self/oom_score_adj", kOomScore);
   } catch (const Error& error) {

@@ -8,8 +8,8 @@ namespace cowfs {
 
 /// Prepares this process for standing below a block device, before it starts threads: its memory
 /// allocations do not wait for writeback through itself (PR_SET_IO_FLUSHER, Linux 5.6), the
-/// out-of-memory killer takes others first, and it may open as many files as the system lets it.
-/// Returns whether the first succeeded. What is not allowed is left.
+/// out-of-memory killer takes others first, and it may open as many files and lock as much memory
+/// as the system lets it. Returns whether the first succeeded. What is not allowed is left.
 bool prepare_process(spdlog::logger& log);
 
 /// Lifts the limits that the kernel sets for the mount with this st_dev, in /sys/class/bdi:

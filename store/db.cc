@@ -183,7 +183,9 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
                                          "store once where it can, or a copy of it");
   }
   int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW | SQLITE_OPEN_EXRESCODE;
-  std::string name = resolved(path);
+  // What is in memory has no place, and no log.
+  const bool in_memory = path == ":memory:";
+  std::string name = in_memory ? path : resolved(path);
   if (at_rest && !log_at_rest) {
     name = immutable(name);
     flags |= SQLITE_OPEN_READONLY | SQLITE_OPEN_URI;
@@ -209,7 +211,7 @@ Database::Database(const std::string& path, Mode mode) : path_(path) {
     // The log is read into memory and left as it is.
     sqlite3_db_config(database, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   }
-  if (mode == Mode::read_only || at_rest) return;
+  if (mode == Mode::read_only || at_rest || in_memory) return;
 
   Statement wal = prepare("PRAGMA journal_mode = WAL");
   wal.step();
@@ -283,6 +285,12 @@ Database Database::copy_in_memory() {
   const int end = sqlite3_backup_finish(backup);
   if (end != SQLITE_OK) fail(memory, end, path_);
   return copy;
+}
+
+void Database::seed_random() {
+  sqlite3_initialize();
+  unsigned char byte = 0;
+  sqlite3_randomness(sizeof(byte), &byte);
 }
 
 void Database::roll_back() {

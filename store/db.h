@@ -88,6 +88,9 @@ class Database {
   /// A copy that is in memory alone.
   [[nodiscard]] Database copy_in_memory();
 
+  /// Has SQLite read the system's random numbers now, which it else does when it first needs some.
+  static void seed_random();
+
  private:
   Database() : path_(":memory:") {}
   struct Close {

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "store/check_database.h"
 #include "store/error.h"
@@ -97,6 +98,10 @@ Store::Store(Options options)
   if (there && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
     throw Error(errno, "store " + directory);
   }
+  // Before confine, after which it cannot be. Only a new store needs it.
+  std::optional<File> parent;
+  attempt([&] { parent.emplace(fs::path(directory).parent_path(), O_RDONLY | O_DIRECTORY); });
+  if (there) confine();
   bool was_made = false;
   // What a stranger's directory holds is not touched.
   const bool has_lock = there && is_there(directory + "/lock");
@@ -118,7 +123,7 @@ Store::Store(Options options)
                                                ": is neither empty nor a store; name another "
                                                "directory with --store");
     }
-    make(*options_.schema);
+    make(*options_.schema, parent ? &*parent : nullptr);
   }
 
   if (!there) reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
@@ -163,6 +168,10 @@ Store::~Store() {
   }
   // SQLite has removed its log: there may be space again for the next who opens the store.
   if (reserve_ != nullptr) reserve_->renew();
+}
+
+void Store::confine() {
+  if (const auto confine = std::exchange(options_.confine, nullptr)) confine(base_.get());
 }
 
 void Store::take_lock() {
@@ -210,6 +219,7 @@ void Store::unmake_if_new() {
   if (!made_here_ || image_count() > 0) return;
   committer_.reset();
   catalog_.reset();
+  reserve_.reset();  // or the destructor would make it anew
   std::error_code ignored;
   for (const char* name :
        {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock", "reserve"}) {
@@ -218,7 +228,7 @@ void Store::unmake_if_new() {
   fs::remove(facts_.directory, ignored);
 }
 
-void Store::make(const Schema& schema) {
+void Store::make(const Schema& schema, const File* parent) {
   if (base_ == nullptr) {
     throw Error::with_message(ENOENT, "store " + options_.directory + ": holds no catalog.db");
   }
@@ -232,10 +242,10 @@ void Store::make(const Schema& schema) {
   base.fingerprint = base_->fingerprint();
 
   const std::string& directory = options_.directory;
-  const std::string parent = fs::path(directory).parent_path();
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error(errno, "make store " + directory);
   }
+  confine();
   take_lock();
   if (Catalog::exists(catalog_path(directory))) return;  // somebody else has made it meanwhile
   made_here_ = true;
@@ -261,7 +271,8 @@ void Store::make(const Schema& schema) {
     throw;
   }
   ::umask(old_mask);
-  File(parent, O_RDONLY | O_DIRECTORY).sync();
+  if (parent == nullptr) throw Error(EACCES, "sync the directory of " + directory);
+  parent->sync();
 }
 
 void Store::check_base() {

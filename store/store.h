@@ -61,6 +61,9 @@ class Store {
     HeldLock lock_held;       ///< the store's lock, if an earlier process of this mount took it
     std::shared_ptr<spdlog::logger> log;
     FaultHook fault_hook;  ///< see store/file.h
+    /// Called once the base is open and the directory there, before anything in it is read: for who
+    /// then gives up all other files. The base is none of `names_only`.
+    std::function<void(const Base* base)> confine;
     /// Where what the catalog lacks is kept. If a process before this one left something there,
     /// this object goes on where that one was killed.
     std::shared_ptr<LiveMemory> live = std::make_shared<LiveMemory>();
@@ -168,7 +171,9 @@ class Store {
   };
 
   void take_lock();
-  void make(const Schema& schema);
+  void confine();
+  /// `parent`: the directory's, if it could be opened.
+  void make(const Schema& schema, const File* parent);
   /// Opens what SQLite makes files for: on a full disk the reserve has room for them.
   void with_room(const std::function<void()>& open);
   void open_catalog();

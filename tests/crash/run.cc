@@ -67,7 +67,8 @@ Store::Options store_options(const std::string& directory, const std::string& ba
           .mount = "",
           .lock_held = {},
           .log = log,
-          .fault_hook = make_no_reserve};
+          .fault_hook = make_no_reserve,
+          .confine = {}};
 }
 
 Shown shown_by(Store& store) {

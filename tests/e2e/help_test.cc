@@ -128,7 +128,7 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "version",        "cow_file", "users",      "mounted_on",
                                   "full",           "parked",   "watermark",  "used_percent",
                                   "space_limit",    "failure",  "keeper_pid", "restarts",
-                                  "last_restart"}
+                                  "last_restart",   "sandbox"}
       : GetParam() == "check"
           ? std::set<std::string>{"store", "mount",        "state",    "images",    "damage",
                                   "leaks", "leaked_bytes", "repaired", "findings",  "severity",

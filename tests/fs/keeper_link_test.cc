@@ -73,7 +73,7 @@ TEST_F(KeeperLinkTest, AKeeperThatIsGoneIsNoticedAndNotTalkedTo) {
   EXPECT_EQ(heard->say, Say::ready);
   EXPECT_EQ(heard->code, 1);
   hang_up();
-  EXPECT_EQ(link.listen(), std::nullopt);
+  EXPECT_FALSE(link.listen());
   EXPECT_EQ(link.keeper(), 0);
   EXPECT_EQ(link.fd(), -1);
   link.say(Say::ended);
