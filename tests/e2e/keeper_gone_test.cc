@@ -36,9 +36,20 @@ class KeeperTest : public MountTest {
   }
 };
 
-class KilledKeeper : public KeeperTest {};
+// With both ways in which requests come again.
+class BothWays : public KeeperTest, public testing::WithParamInterface<const char*> {
+ protected:
+  static Arguments Resend() { return {"-o", std::string("resend=") + GetParam()}; }
+  std::unique_ptr<Mount> MountBase(Arguments arguments = {}) const {
+    const Arguments more = Resend();
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return KeeperTest::MountBase(arguments);
+  }
+};
 
-TEST_F(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
+class KilledKeeper : public BothWays {};
+
+TEST_P(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
   MakeBase(32 * kMiB);
   auto mount = MountBase();
   for (const char* name : {"dom1", "dom2", "dom3"}) {
@@ -73,7 +84,7 @@ TEST_F(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
   EXPECT_EQ(Info()["restarts"], 10);
 }
 
-TEST_F(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
+TEST_P(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
   MakeBase();
   auto mount = MountBase();
   Touch(*mount / "dom1");
@@ -92,7 +103,7 @@ TEST_F(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
   machine.Check();
 }
 
-TEST_F(KilledKeeper, IsMissedByNobodyAtAnUnmount) {
+TEST_P(KilledKeeper, IsMissedByNobodyAtAnUnmount) {
   MakeBase();
   const Path log = Scratch() / "cowfs.log";
   auto mount = MountBase({"--log-file", log});
@@ -111,7 +122,7 @@ TEST_F(KilledKeeper, IsMissedByNobodyAtAnUnmount) {
   EXPECT_EQ(File(*mount / "dom1").Read(0, bytes.size()), bytes);
 }
 
-TEST_F(KilledKeeper, IsReplacedByNoStranger) {
+TEST_P(KilledKeeper, IsReplacedByNoStranger) {
   MakeBase();
   auto mount = MountBase();
   std::filesystem::copy_file(Program(), Scratch() / "cowfs");
@@ -129,7 +140,7 @@ TEST_F(KilledKeeper, IsReplacedByNoStranger) {
   EXPECT_EQ(Server(), server);
 }
 
-TEST_F(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
+TEST_P(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
   if (Execute({"sh", "-c", "command -v fusermount3"}).status != 0) {
     GTEST_SKIP() << "needs fusermount3";
   }
@@ -166,7 +177,7 @@ TEST_F(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
   EXPECT_EQ(result.out, "user: 65534 65534 own\nroot: 65534 65534 own\n");
 }
 
-TEST_F(KilledKeeper, IsNotReplacedAndTheServerLeftAloneIfThatCannotBe) {
+TEST_P(KilledKeeper, IsNotReplacedAndTheServerLeftAloneIfThatCannotBe) {
   MakeBase();
   std::filesystem::create_directories(Scratch() / "logs");
   auto mount = MountBase({"--log-file", Scratch() / "logs/cowfs.log"});
@@ -185,7 +196,7 @@ TEST_F(KilledKeeper, IsNotReplacedAndTheServerLeftAloneIfThatCannotBe) {
   image.Write(0, "written");
 }
 
-TEST_F(KilledKeeper, IsFollowedByAServerOfTheOldProgramIfTheNewOneIsNone) {
+TEST_P(KilledKeeper, IsFollowedByAServerOfTheOldProgramIfTheNewOneIsNone) {
   MakeBase();
   auto mount = MountBase();
   Touch(*mount / "dom1");
@@ -279,7 +290,7 @@ TEST_F(StaleMountPoint, IsNoneWhereAServerLivesWithoutItsKeeper) {
   Must(Cowfs({"mount", Base(), MountPoint()}));
 }
 
-class ReplacedKeeper : public KeeperTest {
+class ReplacedKeeper : public BothWays {
  protected:
   Path OwnProgram() const { return Scratch() / "cowfs"; }
 
@@ -289,7 +300,8 @@ class ReplacedKeeper : public KeeperTest {
     std::filesystem::copy_file(Program(), OwnProgram());
     std::filesystem::create_directories(MountPoint());
     Undo unmount = UnmountCowfsAtEnd(MountPoint());
-    Must(Execute({OwnProgram(), "mount", "--log-file", Log(), Base(), MountPoint()}));
+    Must(Execute({OwnProgram(), "mount", "--log-file", Log(), Resend()[0], Resend()[1], Base(),
+                  MountPoint()}));
     return unmount;
   }
   Path Log() const { return Scratch() / "cowfs.log"; }
@@ -311,7 +323,7 @@ class ReplacedKeeper : public KeeperTest {
   }
 };
 
-TEST_F(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
+TEST_P(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
   const Undo unmount = MountByOwnProgram(32 * kMiB);
   Touch(MountPoint() / "dom1");
   Touch(MountPoint() / "dom2");
@@ -352,7 +364,7 @@ TEST_F(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
   }
 }
 
-TEST_F(ReplacedKeeper, MissesNoDeathOfItsServer) {
+TEST_P(ReplacedKeeper, MissesNoDeathOfItsServer) {
   const Undo unmount = MountByOwnProgram();
   Touch(MountPoint() / "dom1");
   Machine machine(MountPoint() / "dom1", 64, O_DIRECT);
@@ -374,7 +386,7 @@ TEST_F(ReplacedKeeper, MissesNoDeathOfItsServer) {
   machine.Check();
 }
 
-TEST_F(ReplacedKeeper, StaysAsItIsIfTheProgramOnDiskIsBroken) {
+TEST_P(ReplacedKeeper, StaysAsItIsIfTheProgramOnDiskIsBroken) {
   const Undo unmount = MountByOwnProgram();
   Touch(MountPoint() / "dom1");
   const File image(MountPoint() / "dom1");
@@ -405,7 +417,7 @@ TEST_F(ReplacedKeeper, StaysAsItIsIfTheProgramOnDiskIsBroken) {
   EXPECT_EQ(Keeper(), keeper);
 }
 
-TEST_F(ReplacedKeeper, OfAnUnknownFormGivesTheOldProgramItsPlaceBack) {
+TEST_P(ReplacedKeeper, OfAnUnknownFormGivesTheOldProgramItsPlaceBack) {
   WriteFile(Scratch() / "memory", "cowfs keeper 99\nback 6\n(99)\n");
   const std::string why =
       "the keeper hands down 'cowfs keeper 99', this program knows 'cowfs keeper 1'";
@@ -418,7 +430,7 @@ TEST_F(ReplacedKeeper, OfAnUnknownFormGivesTheOldProgramItsPlaceBack) {
   EXPECT_EQ(back.out, "keep --back " + why + " 5\n");
 }
 
-TEST_F(ReplacedKeeper, KeepsAMountThatWasGivenUp) {
+TEST_P(ReplacedKeeper, KeepsAMountThatWasGivenUp) {
   const Undo unmount = MountByOwnProgram();
   Touch(MountPoint() / "dom1");
   const File image(MountPoint() / "dom1");
@@ -436,13 +448,18 @@ TEST_F(ReplacedKeeper, KeepsAMountThatWasGivenUp) {
   EXPECT_EQ(pread(image.fd(), &byte, 1, 5 * kMiB), 1);
 }
 
-TEST_F(ReplacedKeeper, ThatWasKilledIsFollowedByAnother) {
+TEST_P(ReplacedKeeper, ThatWasKilledIsFollowedByAnother) {
   MakeBase();
   auto mount = MountBase();
   KillKeeper();
   Must(Cowfs({"restart", "--keeper", MountPoint()}));
   EXPECT_TRUE(ProcessExists(Keeper()));
 }
+
+INSTANTIATE_TEST_SUITE_P(Resend, KilledKeeper, testing::Values("kernel", "slots"),
+                         [](const auto& way) { return std::string(way.param); });
+INSTANTIATE_TEST_SUITE_P(Resend, ReplacedKeeper, testing::Values("kernel", "slots"),
+                         [](const auto& way) { return std::string(way.param); });
 
 }  // namespace
 }  // namespace cowfs::e2e
