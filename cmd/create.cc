@@ -34,7 +34,7 @@ struct Wishes {
 };
 
 void require(int result, const std::string& what) {
-  if (result != 0) throw Error(errno, what);
+  if (result != 0) throw Error{errno, what};
 }
 
 [[noreturn]] void refuse_repeated(const std::string& image) {

@@ -25,7 +25,7 @@ class Relay {
   static constexpr char kFailed = 'f';
 
   Relay() {
-    if (::pipe2(ends_.data(), O_CLOEXEC) != 0) throw Error(errno, "make a pipe");
+    if (::pipe2(ends_.data(), O_CLOEXEC) != 0) throw Error{errno, "make a pipe"};
   }
   Relay(const Relay&) = delete;
   Relay& operator=(const Relay&) = delete;
@@ -127,7 +127,7 @@ int run_in_background(const std::function<int(const std::function<void()>& ready
                       IfAbandoned if_abandoned) {
   Relay relay;
   const pid_t pid = ::fork();
-  if (pid < 0) throw Error(errno, "start the server");
+  if (pid < 0) throw Error{errno, "start the server"};
   return pid > 0 ? parent(relay, pid) : child(relay, serve, if_abandoned);
 }
 

@@ -58,7 +58,7 @@ Json to_json(const User& user) {
 ImageFacts image_facts(const MountEntry& mount, const std::string& name, const Users& users) {
   const std::string path = mount.point + "/" + name;
   struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0) throw Error(errno, path);
+  if (::lstat(path.c_str(), &status) != 0) throw Error{errno, path};
   ImageFacts facts{
       .name = name,
       .size = static_cast<uint64_t>(status.st_size),

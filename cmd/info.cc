@@ -122,7 +122,7 @@ Json describe_path(const std::string& path) {
   }
   struct stat status {};
   std::error_code error;
-  if (::stat(real.c_str(), &status) != 0) throw Error(errno, path);
+  if (::stat(real.c_str(), &status) != 0) throw Error{errno, path};
   if (S_ISDIR(status.st_mode) && std::filesystem::exists(real + "/catalog.db", error)) {
     return store_json(real);
   }

@@ -27,7 +27,7 @@ constexpr const char* kPattern = "%Y-%m-%dT%H:%M:%S.%e%z %l: %*";
 class FileSink : public spdlog::sinks::base_sink<std::mutex> {
  public:
   explicit FileSink(std::string path) : path_(std::move(path)), fd_(open_file()) {
-    if (fd_ < 0) throw Error(errno, "log file " + path_);
+    if (fd_ < 0) throw Error{errno, "log file " + path_};
   }
   FileSink(const FileSink&) = delete;
   FileSink& operator=(const FileSink&) = delete;

@@ -96,7 +96,7 @@ std::string check_mount_point(const std::string& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) refuse(ENOENT, "does not exist; make it with mkdir(1)");
-    throw Error(errno, "mount point " + path);
+    throw Error{errno, "mount point " + path};
   }
   if (!S_ISDIR(status.st_mode)) refuse(ENOTDIR, "is not a directory");
   std::string real = std::filesystem::canonical(path);

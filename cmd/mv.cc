@@ -44,7 +44,7 @@ void rename_in_mount(const std::string& from_path, const std::string& to_path, b
     return;
   }
   if (errno == EEXIST) refuse_existing(to.path);
-  throw Error(errno, "rename " + from.path + " to " + to.path);
+  throw Error{errno, "rename " + from.path + " to " + to.path};
 }
 
 void rename_in_store(const std::string& directory, const std::string& from, const std::string& to,

@@ -79,7 +79,7 @@ void ask_keeper(const KeeperLook& before, const std::string& point, int signal) 
   // It may have ended, and its number be another's, before that.
   if (!look_at_keeper(before.pid, point)) throw Error(ESRCH, point + ": its keeper");
   if (::syscall(SYS_pidfd_send_signal, keeper.fd(), signal, nullptr, 0) != 0) {
-    throw Error(errno, fmt::format("{}: ask its keeper, process {}", point, before.pid));
+    throw Error{errno, fmt::format("{}: ask its keeper, process {}", point, before.pid)};
   }
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (std::chrono::steady_clock::now() < deadline) {

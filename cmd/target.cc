@@ -90,7 +90,7 @@ bool is_cowfs(const MountEntry& entry) { return entry.type == "fuse.cowfs"; }
 
 MountEntry mount_of_directory(const std::string& directory) {
   const std::optional<std::string> real = real_path(trimmed(directory));
-  if (!real) throw Error(errno, directory);
+  if (!real) throw Error{errno, directory};
   std::optional<MountEntry> mount = mount_at(*real);
   if (!mount || !is_cowfs(*mount)) {
     throw Error::with_message(ENOTTY, directory + ": is not a cowfs mount; `cowfs ls` lists them");
@@ -135,7 +135,7 @@ ImagePath image_in_mount(const std::string& path) {
 
 struct stat status_of(const ImagePath& image) {
   struct stat status {};
-  if (::stat(image.path.c_str(), &status) != 0) throw Error(errno, image.path);
+  if (::stat(image.path.c_str(), &status) != 0) throw Error{errno, image.path};
   return status;
 }
 
@@ -147,7 +147,7 @@ std::vector<std::string> image_names(const MountEntry& mount) {
   const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir(mount.point.c_str()), ::closedir);
   if (directory == nullptr) {
     require_alive(mount);
-    throw Error(errno, mount.point);
+    throw Error{errno, mount.point};
   }
   std::vector<std::string> names;
   while (const dirent* entry = ::readdir(directory.get())) {

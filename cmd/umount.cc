@@ -45,7 +45,7 @@ constexpr HelpTexts kHelp{
 class ProcessHandle {
  public:
   explicit ProcessHandle(pid_t pid) : fd_(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))) {
-    if (fd_ < 0 && errno != ESRCH) throw Error(errno, "watch process " + std::to_string(pid));
+    if (fd_ < 0 && errno != ESRCH) throw Error{errno, "watch process " + std::to_string(pid)};
   }
   ProcessHandle(const ProcessHandle&) = delete;
   ProcessHandle& operator=(const ProcessHandle&) = delete;
@@ -238,7 +238,7 @@ int run_umount(const Arguments& arguments) {
 
   const MountEntry mount = mount_of_directory(directory);
   // Not be a user of the mount ourselves.
-  if (::chdir("/") != 0) throw Error(errno, "change to /");
+  if (::chdir("/") != 0) throw Error{errno, "change to /"};
   std::vector<std::string> failures;
   try {
     const nlohmann::json facts = mount_facts(mount);

@@ -100,7 +100,7 @@ Orphan find_orphan(const std::string& mount_point) {
   Orphan orphan{.pid = pid, .legacy = {}};
   KeeperLegacy& legacy = orphan.legacy;
   legacy.orphan = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
-  if (legacy.orphan < 0) throw Error(errno, mount_point + ": its server");
+  if (legacy.orphan < 0) throw Error{errno, mount_point + ": its server"};
   // Once more: who answers now was there when the pidfd was opened, so that it is his.
   const nlohmann::json answer = ask_for_descriptors(mount_point);
   if (answer.at("server_pid") != pid) {
@@ -133,7 +133,7 @@ void become_user_of(pid_t process) {
   const std::vector<gid_t> others = numbers_after("Groups:", file);
   if (::setgroups(others.size(), others.data()) != 0 || ::setresgid(group, group, group) != 0 ||
       ::setresuid(user, user, user) != 0) {
-    throw Error(errno, "become user " + std::to_string(user) + ", who mounted it");
+    throw Error{errno, "become user " + std::to_string(user) + ", who mounted it"};
   }
   // He is to find his keeper, and may look at it.
   ::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
@@ -141,7 +141,7 @@ void become_user_of(pid_t process) {
 
 void end_process(int pidfd) {
   if (::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
-    throw Error(errno, "end the server");
+    throw Error{errno, "end the server"};
   }
   pollfd ended{.fd = pidfd, .events = POLLIN, .revents = 0};
   while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {

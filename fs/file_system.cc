@@ -68,7 +68,9 @@ void FileSystem::note_orphaned(const KeeperLink& keeper) {
 
 unsigned FileSystem::threads() {
   // More than the processors: a thread that reads a cold base waits for the disk.
-  return std::clamp(4 * std::thread::hardware_concurrency(), 8U, 32U);
+  // Asked once: the C library reads a file for it.
+  static const unsigned threads = std::clamp(4 * std::thread::hardware_concurrency(), 8U, 32U);
+  return threads;
 }
 
 std::shared_ptr<Image> FileSystem::image(uint64_t inode) {

@@ -93,11 +93,11 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready,
     return;
   }
   const int text = ::memfd_create("cowfs-config", MFD_CLOEXEC);
-  if (text < 0) throw Error(errno, "keep the configuration");
+  if (text < 0) throw Error{errno, "keep the configuration"};
   held_["config"] = text;
   if (::write(text, config.server.data(), config.server.size()) !=
       static_cast<ssize_t>(config.server.size())) {
-    throw Error(errno, "keep the configuration");
+    throw Error{errno, "keep the configuration"};
   }
 }
 
@@ -371,7 +371,7 @@ int Keeper::run() {
                                  pollfd{given_up_ ? connection_ : -1, POLLIN, 0},
                                  pollfd{unmount_.fd(), POLLIN, 0}};
     if (::poll(polled.data(), polled.size(), wait_ms()) < 0 && errno != EINTR) {
-      throw Error(errno, "poll");
+      throw Error{errno, "poll"};
     }
     if (polled[1].revents != 0) listen();
     // Unmounted, it is over; what was not committed is lost.

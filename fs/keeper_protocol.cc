@@ -46,7 +46,7 @@ bool send_packet(int socket, const Packet& packet) {
   while (::sendmsg(socket, &message, MSG_NOSIGNAL) < 0) {
     if (errno == EINTR) continue;
     if (errno == EPIPE || errno == ECONNRESET) return false;
-    throw Error(errno, "say something to keeper or server");
+    throw Error{errno, "say something to keeper or server"};
   }
   return true;
 }
@@ -65,7 +65,7 @@ std::optional<Packet> receive_packet(int socket) {
   while ((count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC)) < 0) {
     if (errno == EINTR) continue;
     if (errno == ECONNRESET) return std::nullopt;
-    throw Error(errno, "listen to keeper or server");
+    throw Error{errno, "listen to keeper or server"};
   }
   if (count == 0) return std::nullopt;
   Packet packet{

@@ -122,7 +122,7 @@ std::optional<std::string> listen_to(int output) {
 /// Error with the reason if the program does not say that it knows the form.
 void require_keeper(const Program& program, int memory, const sigset_t& signals) {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw Error(errno, "try the new program");
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw Error{errno, "try the new program"};
   const pid_t child = ::fork();
   if (child == 0) {
     ::dup2(ends[1], STDOUT_FILENO);
@@ -164,7 +164,7 @@ void become_program(const Program& next, const KeeperLegacy& legacy, const sigse
   const Descriptor memory(::memfd_create("cowfs-hand-down", MFD_CLOEXEC), "make memory");
   const std::string text = form(legacy, back.fd());
   if (::write(memory.fd(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-    throw Error(errno, "make memory");
+    throw Error{errno, "make memory"};
   }
   require_keeper(next, memory.fd(), signals);
   const auto close_all = [&](bool close) {

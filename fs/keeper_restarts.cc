@@ -34,7 +34,7 @@ void Keeper::go_on(const KeeperLegacy& legacy) {
   for (const int signal : kKeeperSignals) sigdelset(&old_signals_, signal);
   // Who looks at it finds the one or the other.
   if (::dup3(state_fd_, process.state, O_CLOEXEC) < 0)
-    throw Error(errno, "show the keeper's state");
+    throw Error{errno, "show the keeper's state"};
   ::close(std::exchange(state_fd_, process.state));
   set_close_on_exec(legacy, true);
   for (const int fd : process.spent) ::close(fd);

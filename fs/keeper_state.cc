@@ -55,14 +55,14 @@ std::optional<KeeperLook> look_at(pid_t pid, const fs::path& file, const std::st
 
 int make_keeper_state() {
   const int fd = ::memfd_create(KeeperState::kName, MFD_CLOEXEC);
-  if (fd < 0 || ::ftruncate(fd, sizeof(KeeperState)) != 0) throw Error(errno, "make memory");
+  if (fd < 0 || ::ftruncate(fd, sizeof(KeeperState)) != 0) throw Error{errno, "make memory"};
   return fd;
 }
 
 KeeperState& map_keeper_state(int fd) {
   void* const memory =
       ::mmap(nullptr, sizeof(KeeperState), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (memory == MAP_FAILED) throw Error(errno, "make memory");
+  if (memory == MAP_FAILED) throw Error{errno, "make memory"};
   auto& state = *static_cast<KeeperState*>(memory);
   state.magic = kMagic;
   state.version = KeeperState::kVersion;

@@ -71,7 +71,7 @@ int mount_fuse(const std::string& mount_point, const std::vector<std::string>& o
   fuse_opt_free_args(&arguments);
   if (session == nullptr || fuse_session_mount(session.get(), mount_point.c_str()) != 0) fail();
   const int fd = ::fcntl(fuse_session_fd(session.get()), F_DUPFD_CLOEXEC, 0);
-  if (fd < 0) throw Error(errno, "mount " + mount_point);
+  if (fd < 0) throw Error{errno, "mount " + mount_point};
   return fd;
 }
 

@@ -38,7 +38,7 @@ void Program::execute(std::vector<std::string> arguments) const {
 std::string Program::own_path() {
   std::array<char, 4096> path{};
   const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
-  if (length < 0) throw Error(errno, "find this program");
+  if (length < 0) throw Error{errno, "find this program"};
   return {path.data(), static_cast<size_t>(length)};
 }
 

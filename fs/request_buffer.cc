@@ -23,7 +23,7 @@ thread_local RequestBuffer* current = nullptr;
 RequestBuffer::RequestBuffer() : own_(true) {
   void* memory =
       ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw Error(errno, "request buffer");
+  if (memory == MAP_FAILED) throw Error{errno, "request buffer"};
   memory_ = static_cast<std::byte*>(memory);
   use();
 }

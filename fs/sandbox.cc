@@ -12,18 +12,21 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/landlock.h>
+#include <malloc.h>
 #include <spdlog/logger.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <string_view>
+#include <thread>
 
 #include "store/db.h"
 #include "store/descriptor.h"
@@ -57,7 +60,7 @@ struct CapabilitySets {
 CapabilitySets capabilities() {
   __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
   std::array<__user_cap_data_struct, 2> data{};
-  if (::syscall(SYS_capget, &header, data.data()) != 0) throw Error(errno, "sandbox: capget");
+  if (::syscall(SYS_capget, &header, data.data()) != 0) throw Error{errno, "sandbox: capget"};
   return {.effective = data[0].effective | uint64_t{data[1].effective} << 32U,
           .permitted = data[0].permitted | uint64_t{data[1].permitted} << 32U};
 }
@@ -71,7 +74,7 @@ void drop_capabilities() {
     for (unsigned number = 0; ::prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; ++number) {
       if (number < 64 && (keep & bit(number)) != 0) continue;
       if (::prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0) {
-        throw Error(errno, "sandbox: bounding set");
+        throw Error{errno, "sandbox: bounding set"};
       }
     }
   }
@@ -83,7 +86,7 @@ void drop_capabilities() {
     data[i].effective = static_cast<uint32_t>((held.effective & keep) >> shift);
     data[i].permitted = static_cast<uint32_t>((held.permitted & keep) >> shift);
   }
-  if (::syscall(SYS_capset, &header, data.data()) != 0) throw Error(errno, "sandbox: capset");
+  if (::syscall(SYS_capset, &header, data.data()) != 0) throw Error{errno, "sandbox: capset"};
 }
 
 // ---- Landlock -----------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ void allow(const Descriptor& rules, int fd, uint64_t access) {
   rule.allowed_access = access;
   rule.parent_fd = fd;
   if (::syscall(SYS_landlock_add_rule, rules.fd(), LANDLOCK_RULE_PATH_BENEATH, &rule, 0) != 0) {
-    throw Error(errno, "sandbox: Landlock rule");
+    throw Error{errno, "sandbox: Landlock rule"};
   }
 }
 
@@ -144,7 +147,7 @@ std::optional<int> restrict_files(int base, const std::string& store, spdlog::lo
   const Descriptor proc(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC), "sandbox: /proc");
   allow(rules, proc.fd(), kProcAccess);
   if (::syscall(SYS_landlock_restrict_self, rules.fd(), 0) != 0) {
-    throw Error(errno, "sandbox: Landlock");
+    throw Error{errno, "sandbox: Landlock"};
   }
   return version;
 }
@@ -152,11 +155,13 @@ std::optional<int> restrict_files(int base, const std::string& store, spdlog::lo
 }  // namespace
 
 Sandbox enter_sandbox(int base, const std::string& store, spdlog::logger& log) {
-  // What libraries would open later.
+  // What libraries would open later. The C library counts the processors when it makes the ninth of
+  // its heaps, to find out how many it may make: it is told what it would find.
+  ::mallopt(M_ARENA_MAX, static_cast<int>(8 * std::max(std::thread::hardware_concurrency(), 1U)));
   ::tzset();
   Database::seed_random();
 
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) throw Error(errno, "sandbox: no_new_privs");
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) throw Error{errno, "sandbox: no_new_privs"};
   Sandbox sandbox;
   sandbox.landlock = restrict_files(base, store, log);
   drop_capabilities();

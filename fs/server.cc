@@ -86,7 +86,7 @@ class Control {
                                    pollfd{fs_.space_monitor().news_fd(), POLLIN, 0}};
       if (::poll(polled.data(), polled.size(), -1) < 0) {
         if (errno == EINTR) continue;
-        throw Error(errno, "poll");
+        throw Error{errno, "poll"};
       }
       if (polled[0].revents != 0) return;
       // A server that lacks memory, threads or descriptors for it goes on serving.
@@ -155,7 +155,7 @@ class Control {
 /// Returns once the kernel has taken in the reply to FUSE_INIT.
 void wait_until_usable(const std::string& mount_point) {
   struct stat root {};
-  if (::stat(mount_point.c_str(), &root) != 0) throw Error(errno, "use " + mount_point);
+  if (::stat(mount_point.c_str(), &root) != 0) throw Error{errno, "use " + mount_point};
 }
 
 }  // namespace

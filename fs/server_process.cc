@@ -38,7 +38,7 @@ ServerProcess start_server_process(const KeeperConfig& config, const Program& pr
                                    const sigset_t& signals) {
   std::array<int, 2> ends{};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-    throw Error(errno, "start the server");
+    throw Error{errno, "start the server"};
   }
   const pid_t child = ::fork();
   if (child == 0) be_server(ends[1], config, program, signals);

@@ -158,7 +158,7 @@ Session::Session(int fd, const std::vector<std::string>& options,
                           .splice_send = nullptr};
   // libfuse closes what it is given.
   const int own = ::dup(fd);
-  if (own < 0) throw Error(errno, "serve");
+  if (own < 0) throw Error{errno, "serve"};
   if (fuse_session_custom_io(session_.get(), &io, own) != 0) {
     ::close(own);
     fail();

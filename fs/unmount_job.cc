@@ -20,7 +20,7 @@ void UnmountJob::start(const Program& program, const std::string& mount_point,
                        const sigset_t& signals) {
   if (child_ != 0) return;
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw Error(errno, "unmount");
+  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw Error{errno, "unmount"};
   const pid_t child = ::fork();
   if (child == 0) {
     ::dup2(ends[1], STDERR_FILENO);

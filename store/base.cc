@@ -24,7 +24,7 @@ File open_base(const std::string& path, const FaultHook* hook) {
   std::error_code ignored;
   const std::string absolute = std::filesystem::absolute(path, ignored).lexically_normal();
   struct stat status {};
-  if (::stat(absolute.c_str(), &status) != 0) throw Error(errno, "base " + absolute);
+  if (::stat(absolute.c_str(), &status) != 0) throw Error{errno, "base " + absolute};
   if (S_ISDIR(status.st_mode)) {
     throw Error::with_message(EISDIR, "base " + absolute +
                                           ": is a directory; a raw image file or a block device "

@@ -106,7 +106,7 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
     transaction.commit();
     database.checkpoint();  // all of it is in the one file, and durable
   }
-  if (::rename(draft.c_str(), path.c_str()) != 0) throw Error(errno, "make " + path);
+  if (::rename(draft.c_str(), path.c_str()) != 0) throw Error{errno, "make " + path};
   sync_entry(path);
 }
 
@@ -122,7 +122,7 @@ bool Catalog::exists(const std::string& path) {
 Catalog::Catalog(const std::string& path, Database::Mode mode, const Schema& schema)
     : schema_(schema), alone_(mode == Database::Mode::read_write_alone), database_(path, mode) {
   const bool for_writing = alone_ || mode == Database::Mode::read_write;
-  if (::stat(path.c_str(), &opened_) != 0) throw Error(errno, path);
+  if (::stat(path.c_str(), &opened_) != 0) throw Error{errno, path};
   if (for_writing) {
     upgraded_ = upgrade_schema(database_, schema);
   } else {

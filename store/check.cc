@@ -56,7 +56,7 @@ std::optional<struct stat> status_of(const std::string& path) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) == 0) return status;
   if (errno == ENOENT) return std::nullopt;
-  throw Error(errno, path);
+  throw Error{errno, path};
 }
 
 uint64_t allocated(const struct stat& status) {
@@ -170,7 +170,7 @@ void StoreCheck::require_store() {
     throw Error::with_message(ENOTDIR, "store " + directory_ + ": is not a directory");
   }
   const int access = options_.repair ? R_OK | W_OK | X_OK : R_OK | X_OK;
-  if (::access(directory_.c_str(), access) != 0) throw Error(errno, "store " + directory_);
+  if (::access(directory_.c_str(), access) != 0) throw Error{errno, "store " + directory_};
   if (!status_of(catalog_path(directory_)) && !status_of(layers_path(directory_))) {
     throw Error::with_message(
         ENOENT, "store " + directory_ + ": is no store: there is neither catalog.db nor layers");

@@ -14,7 +14,7 @@ void check_reserve(const std::string& directory, CheckReport& report) {
   const Reserve reserve(directory);
   struct stat status {};
   const bool there = ::lstat(Reserve::path_in(directory).c_str(), &status) == 0;
-  if (!there && errno != ENOENT) throw Error(errno, Reserve::path_in(directory));
+  if (!there && errno != ENOENT) throw Error{errno, Reserve::path_in(directory)};
   if (there && (!S_ISREG(status.st_mode) || status.st_nlink != 1)) {
     report.add({.severity = Finding::Severity::damage,
                 .kind = "reserve",

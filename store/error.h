@@ -10,7 +10,8 @@ namespace cowfs {
 /// `store/` throws it; `fs/reply` turns it into an errno for the kernel, `cmd/main` into a message.
 class Error : public std::runtime_error {
  public:
-  /// Message is `context: strerror(code)`.
+  /// Message is `context: strerror(code)`. With errno it is to be called in braces, Error{errno,
+  /// ...}: in parentheses the context may be made first, and memory for it may change errno.
   Error(int code, const std::string& context);
 
   /// Message is `message` as it stands; `code` is the errno that it stands for.

@@ -58,14 +58,14 @@ File::File(const std::string& path, int flags, mode_t mode, const FaultHook* hoo
   do {
     fd_ = ::open(path.c_str(), flags | O_CLOEXEC, mode);
   } while (fd_ < 0 && errno == EINTR);
-  if (fd_ < 0) throw Error(errno, "open " + path);
+  if (fd_ < 0) throw Error{errno, "open " + path};
 }
 
 File::File(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
 
 File File::copy_of(int fd, const std::string& path) {
   const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  if (copy < 0) throw Error(errno, path);
+  if (copy < 0) throw Error{errno, path};
   return {copy, path};
 }
 
@@ -99,7 +99,7 @@ size_t File::read(std::span<std::byte> buffer, uint64_t offset) const {
         ::pread(fd_, buffer.data() + done, buffer.size() - done, to_off(offset + done));
     if (count < 0) {
       if (errno == EINTR) continue;
-      throw Error(errno, "read " + path_ + " at " + std::to_string(offset + done));
+      throw Error{errno, "read " + path_ + " at " + std::to_string(offset + done)};
     }
     if (count == 0) break;
     if (sabotaged(Sabotage::trust_short_read)) return buffer.size();
@@ -142,7 +142,7 @@ void File::read_vector(std::span<iovec> buffers, uint64_t offset) const {
     const ssize_t count = ::preadv(fd_, buffers.data(), vector_count(buffers), to_off(offset));
     if (count < 0) {
       if (errno == EINTR) continue;
-      throw Error(errno, "read " + path_ + " at " + std::to_string(offset));
+      throw Error{errno, "read " + path_ + " at " + std::to_string(offset)};
     }
     if (count == 0) {
       throw Error::with_message(EIO, "read " + path_ + " at " + std::to_string(offset) +
@@ -159,7 +159,7 @@ void File::write(std::span<const std::byte> buffer, uint64_t offset) const {
     const ssize_t count = ::pwrite(fd_, buffer.data(), buffer.size(), to_off(offset));
     if (count < 0) {
       if (errno == EINTR) continue;
-      throw Error(errno, "write " + path_ + " at " + std::to_string(offset));
+      throw Error{errno, "write " + path_ + " at " + std::to_string(offset)};
     }
     offset += static_cast<uint64_t>(count);
     buffer = buffer.subspan(static_cast<size_t>(count));
@@ -173,7 +173,7 @@ void File::write_vector(std::span<iovec> buffers, uint64_t offset) const {
     const ssize_t count = ::pwritev(fd_, buffers.data(), vector_count(buffers), to_off(offset));
     if (count < 0) {
       if (errno == EINTR) continue;
-      throw Error(errno, "write " + path_ + " at " + std::to_string(offset));
+      throw Error{errno, "write " + path_ + " at " + std::to_string(offset)};
     }
     offset += static_cast<uint64_t>(count);
     drop_front(buffers, static_cast<size_t>(count));
@@ -183,14 +183,14 @@ void File::write_vector(std::span<iovec> buffers, uint64_t offset) const {
 void File::sync_data() const {
   check(FileOperation::sync, 0, 0, "fdatasync");
   if (::fdatasync(fd_) != 0 && !sabotaged(Sabotage::trust_failed_sync)) {
-    throw Error(errno, "fdatasync " + path_);
+    throw Error{errno, "fdatasync " + path_};
   }
 }
 
 void File::sync() const {
   check(FileOperation::sync, 0, 0, "fsync");
   if (::fsync(fd_) != 0 && !sabotaged(Sabotage::trust_failed_sync)) {
-    throw Error(errno, "fsync " + path_);
+    throw Error{errno, "fsync " + path_};
   }
 }
 
@@ -201,7 +201,7 @@ void File::punch(uint64_t offset, uint64_t length) const {
     result = ::fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, to_off(offset),
                          to_off(length));
   } while (result != 0 && errno == EINTR);
-  if (result != 0) throw Error(errno, "punch " + path_ + " at " + std::to_string(offset));
+  if (result != 0) throw Error{errno, "punch " + path_ + " at " + std::to_string(offset)};
 }
 
 void File::allocate(uint64_t offset, uint64_t length) const {
@@ -210,7 +210,7 @@ void File::allocate(uint64_t offset, uint64_t length) const {
   do {
     result = ::fallocate(fd_, 0, to_off(offset), to_off(length));
   } while (result != 0 && errno == EINTR);
-  if (result != 0) throw Error(errno, "allocate " + path_ + " at " + std::to_string(offset));
+  if (result != 0) throw Error{errno, "allocate " + path_ + " at " + std::to_string(offset)};
 }
 
 void File::truncate(uint64_t size) const {
@@ -219,7 +219,7 @@ void File::truncate(uint64_t size) const {
   do {
     result = ::ftruncate(fd_, to_off(size));
   } while (result != 0 && errno == EINTR);
-  if (result != 0) throw Error(errno, "truncate " + path_ + " to " + std::to_string(size));
+  if (result != 0) throw Error{errno, "truncate " + path_ + " to " + std::to_string(size)};
 }
 
 bool File::clone_range(const File& source, uint64_t source_offset, uint64_t offset,
@@ -233,20 +233,20 @@ bool File::clone_range(const File& source, uint64_t source_offset, uint64_t offs
   if (::ioctl(fd_, FICLONERANGE, &range) == 0) return true;
   // EINVAL: not aligned to the host's block; the others: no reflinks here.
   if (errno == EOPNOTSUPP || errno == ENOTTY || errno == EINVAL || errno == EXDEV) return false;
-  throw Error(errno, "clone into " + path_ + " at " + std::to_string(offset));
+  throw Error{errno, "clone into " + path_ + " at " + std::to_string(offset)};
 }
 
 uint64_t File::size() const {
   const struct stat status = this->status();
   if (!S_ISBLK(status.st_mode)) return static_cast<uint64_t>(status.st_size);
   uint64_t size = 0;
-  if (::ioctl(fd_, BLKGETSIZE64, &size) != 0) throw Error(errno, "size of " + path_);
+  if (::ioctl(fd_, BLKGETSIZE64, &size) != 0) throw Error{errno, "size of " + path_};
   return size;
 }
 
 struct stat File::status() const {
   struct stat status {};
-  if (::fstat(fd_, &status) != 0) throw Error(errno, "stat " + path_);
+  if (::fstat(fd_, &status) != 0) throw Error{errno, "stat " + path_};
   return status;
 }
 
@@ -266,7 +266,7 @@ uint64_t File::next_hole(uint64_t offset) const {
 bool File::try_lock() const {
   while (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) return false;
-    if (errno != EINTR) throw Error(errno, "lock " + path_);
+    if (errno != EINTR) throw Error{errno, "lock " + path_};
   }
   return true;
 }
@@ -282,7 +282,7 @@ void remove_file(const std::string& path, const FaultHook* hook) {
       throw Error(code, "remove " + path);
     }
   }
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw Error(errno, "remove " + path);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) throw Error{errno, "remove " + path};
 }
 
 }  // namespace cowfs

@@ -76,9 +76,9 @@ std::optional<MountEntry> mount_at(const std::string& point) {
 
 HostFileSystem host_file_system(const std::string& path) {
   struct stat status {};
-  if (::stat(path.c_str(), &status) != 0) throw Error(errno, path);
+  if (::stat(path.c_str(), &status) != 0) throw Error{errno, path};
   struct statvfs space {};
-  if (::statvfs(path.c_str(), &space) != 0) throw Error(errno, path);
+  if (::statvfs(path.c_str(), &space) != 0) throw Error{errno, path};
   HostFileSystem host{.type = "", .in_memory = false, .read_only = (space.f_flag & ST_RDONLY) != 0};
   char* resolved = ::realpath(path.c_str(), nullptr);
   const std::string real = resolved != nullptr ? resolved : path;
@@ -121,7 +121,7 @@ bool is_copy_on_write_type(std::string_view type) {
 
 Space space_at(const std::string& path) {
   struct statvfs space {};
-  if (::statvfs(path.c_str(), &space) != 0) throw Error(errno, path);
+  if (::statvfs(path.c_str(), &space) != 0) throw Error{errno, path};
   return {.total = uint64_t{space.f_blocks} * space.f_frsize,
           .free = uint64_t{space.f_bfree} * space.f_frsize,
           .available = uint64_t{space.f_bavail} * space.f_frsize};

@@ -63,7 +63,7 @@ uint32_t LiveMemory::most_segments(Region region) { return place_of(region).most
 
 int LiveMemory::make() {
   const int fd = ::memfd_create("cowfs-live", MFD_CLOEXEC);
-  if (fd < 0) throw Error(errno, "make memory");
+  if (fd < 0) throw Error{errno, "make memory"};
   if (::ftruncate(fd, static_cast<off_t>(kLength)) != 0) {
     const int code = errno;
     ::close(fd);
@@ -75,10 +75,10 @@ int LiveMemory::make() {
 LiveMemory::LiveMemory() { header_ = static_cast<Header*>(map(0, kPage)); }
 
 LiveMemory::LiveMemory(int fd) : fd_(::fcntl(fd, F_DUPFD_CLOEXEC, 0)) {
-  if (fd_ < 0) throw Error(errno, "live memory");
+  if (fd_ < 0) throw Error{errno, "live memory"};
   try {
     struct stat status {};
-    if (::fstat(fd_, &status) != 0) throw Error(errno, "live memory");
+    if (::fstat(fd_, &status) != 0) throw Error{errno, "live memory"};
     if (!S_ISREG(status.st_mode) || static_cast<uint64_t>(status.st_size) != kLength) {
       throw Error::with_message(EINVAL, "live memory: is none, or of another layout");
     }
@@ -121,7 +121,7 @@ void* LiveMemory::map(uint64_t offset, size_t bytes) {
       fd_ < 0 ? ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
               : ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_,
                        static_cast<off_t>(offset));
-  if (memory == MAP_FAILED) throw Error(errno, "live memory");
+  if (memory == MAP_FAILED) throw Error{errno, "live memory"};
   mappings_.push_back({memory, bytes});
   return memory;
 }

@@ -96,7 +96,7 @@ Store::Store(Options options)
     base_ = std::make_unique<Base>(options_.base_path, &options_.fault_hook);
   }
   if (there && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
-    throw Error(errno, "store " + directory);
+    throw Error{errno, "store " + directory};
   }
   // Before confine, after which it cannot be. Only a new store needs it.
   std::optional<File> parent;
@@ -243,7 +243,7 @@ void Store::make(const Schema& schema, const File* parent) {
 
   const std::string& directory = options_.directory;
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-    throw Error(errno, "make store " + directory);
+    throw Error{errno, "make store " + directory};
   }
   confine();
   take_lock();
@@ -255,7 +255,7 @@ void Store::make(const Schema& schema, const File* parent) {
   const File entries(directory, O_RDONLY | O_DIRECTORY);
   entries.sync();
   if (::mkdir(layers_path(directory).c_str(), 0700) != 0 && errno != EEXIST) {
-    throw Error(errno, "make " + layers_path(directory));
+    throw Error{errno, "make " + layers_path(directory)};
   }
   entries.sync();
   const mode_t old_mask = ::umask(0077);  // SQLite gives its log the mode of the database

@@ -120,7 +120,7 @@ void Store::check_files_in_use(std::set<uint64_t> known, CheckReport& report) {
       continue;
     }
     struct stat status {};
-    if (::lstat(path.c_str(), &status) != 0) throw Error(errno, path);
+    if (::lstat(path.c_str(), &status) != 0) throw Error{errno, path};
     if (report.options().repair) remove_file(path, &options_.fault_hook);
     report.add({.severity = Severity::leak,
                 .kind = "left_over_file",
