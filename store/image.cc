@@ -30,6 +30,7 @@
 #include <cstring>
 #include <vector>
 
+#include "store/descriptor.h"
 #include "store/error.h"
 #include "store/stop_point.h"
 
@@ -73,12 +74,7 @@ Image::Use Image::use() {
 }
 
 void Image::acquire() {
-  try {
-    activate_and_count();
-  } catch (const Error& error) {
-    if (!is_no_descriptor(error.code()) || !context_.close_idle()) throw;
-    activate_and_count();
-  }
+  with_descriptors([this] { activate_and_count(); }, context_.close_idle);
 }
 
 void Image::activate(Usage& usage) {

@@ -142,12 +142,7 @@ class SparseLayer final : public Layer {
   Run place(uint64_t offset, uint64_t length) override {
     const File* file = file_;
     if (file == nullptr) {
-      try {
-        file = &make_file();
-      } catch (const Error& error) {
-        if (!is_no_descriptor(error.code()) || !(*close_idle_)()) throw;
-        file = &make_file();
-      }
+      with_descriptors([&] { file = &make_file(); }, *close_idle_);
     }
     return {ChunkState::absent, length, file, offset};
   }

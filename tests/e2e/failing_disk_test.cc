@@ -47,7 +47,7 @@ class FailingDisk : public MountTest {
   Path Log() const { return Scratch() / "log"; }
   Path Orders() const { return Scratch() / "orders"; }
   void BreakDisk() const { WriteFile(Orders(), "/layers/1.cow"); }
-  void HealDisk() const { std::filesystem::remove(Orders()); }
+  void HealDisk() const { WriteFile(Orders(), ""); }
 
   // A new chunk of dom1 reaches the CoW file, and its flush fails.
   void LoseAFlush() const {

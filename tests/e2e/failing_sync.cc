@@ -1,6 +1,6 @@
-// Preloaded into the server by failing_disk_test: a sync of a file fails with EIO while the file
-// that the environment variable FAILING_SYNC names exists, and what that file holds is part of the
-// synced file's path. As Linux does it, the pages stay in the cache and count as clean.
+// Preloaded into the server by failing_disk_test: a sync of a file fails with EIO while what the
+// file holds that the environment variable FAILING_SYNC names is part of the synced file's path. As
+// Linux does it, the pages stay in the cache and count as clean.
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -13,14 +13,15 @@
 
 namespace {
 
+// Before the server may open nothing any more.
+const int orders = [] {
+  const char* const path = std::getenv("FAILING_SYNC");
+  return path == nullptr ? -1 : ::open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0600);
+}();
+
 bool IsToFail(int fd) {
-  const char* const orders = std::getenv("FAILING_SYNC");
-  if (orders == nullptr) return false;
-  const int file = ::open(orders, O_RDONLY | O_CLOEXEC);
-  if (file < 0) return false;
   std::array<char, 4096> text{};
-  const ssize_t length = ::read(file, text.data(), text.size());
-  ::close(file);
+  const ssize_t length = ::pread(orders, text.data(), text.size(), 0);
   if (length <= 0) return false;
   const std::string wanted(text.data(), static_cast<size_t>(length));
   const std::string link = "/proc/self/fd/" + std::to_string(fd);
