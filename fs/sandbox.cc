@@ -81,11 +81,10 @@ void drop_capabilities() {
   ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
   std::array<__user_cap_data_struct, 2> data{};
-  for (size_t i = 0; i < data.size(); ++i) {
-    const unsigned shift = 32U * static_cast<unsigned>(i);
-    data[i].effective = static_cast<uint32_t>((held.effective & keep) >> shift);
-    data[i].permitted = static_cast<uint32_t>((held.permitted & keep) >> shift);
-  }
+  data[0].effective = static_cast<uint32_t>(held.effective & keep);
+  data[0].permitted = static_cast<uint32_t>(held.permitted & keep);
+  data[1].effective = static_cast<uint32_t>((held.effective & keep) >> 32U);
+  data[1].permitted = static_cast<uint32_t>((held.permitted & keep) >> 32U);
   if (::syscall(SYS_capset, &header, data.data()) != 0) throw Error{errno, "sandbox: capset"};
 }
 
