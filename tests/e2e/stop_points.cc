@@ -30,10 +30,11 @@ void stop_point(StopPoint point) noexcept {
   e2e::StopOrders::Order& order = orders->at(point);
   if (order.times.load() <= 0 || order.passes.fetch_sub(1) > 0) return;
   if (order.times.fetch_sub(1) <= 0) return;
+  // Before it happens: who waits for it has to wait for this death, and order no other meanwhile.
+  ++order.kills;
   // Who got the answer goes on with the other threads, and must not be overtaken by what is done
   // again.
   if (point == StopPoint::answer_sent) usleep(20'000);
-  ++order.kills;
   kill(getpid(), SIGKILL);
   // The signal comes before this returns, but perhaps to another thread.
   for (;;) pause();

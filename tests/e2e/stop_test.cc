@@ -58,9 +58,10 @@ class Stop : public MountTest, public testing::WithParamInterface<const char*> {
   // Has a process killed there, after some more passes; returns when another serves, or fails.
   void Kill(StopPoint point, int32_t passes) {
     StopOrders::Order& order = orders_->at(point);
+    const uint32_t before = order.kills;
     order.passes = passes;
     order.times = 1;
-    const bool killed = Eventually([&] { return order.times <= 0; });
+    const bool killed = Eventually([&] { return order.kills > before; });
     order.times = 0;
     ASSERT_TRUE(killed) << "nobody came by";
     ASSERT_TRUE(Eventually([&] { return Info()["restarts"] == kills() + restarts_asked_; }));
