@@ -1,7 +1,6 @@
 #include "cmd/log_target.h"
 
-#include <nlohmann/json.hpp>
-#include <vector>
+#include "fs/byte_json.h"
 
 namespace cowfs {
 
@@ -19,16 +18,12 @@ Log open_log(const LogTarget& target) {
 }
 
 nlohmann::json to_json(const LogTarget& target) {
-  // A path may hold bytes that are no UTF-8.
-  return {{"kind", target.kind},
-          {"path", std::vector<unsigned char>(target.path.begin(), target.path.end())},
-          {"level", target.level}};
+  return {{"kind", target.kind}, {"path", bytes_to_json(target.path)}, {"level", target.level}};
 }
 
 LogTarget log_target_from_json(const nlohmann::json& json) {
-  const auto path = json.at("path").get<std::vector<unsigned char>>();
   return {.kind = json.at("kind").get<LogTarget::Kind>(),
-          .path = {path.begin(), path.end()},
+          .path = bytes_from_json(json.at("path")),
           .level = json.at("level").get<std::string>()};
 }
 

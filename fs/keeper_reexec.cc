@@ -28,6 +28,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "fs/byte_json.h"
 #include "fs/server_process.h"
 #include "store/descriptor.h"
 #include "store/error.h"
@@ -41,21 +42,14 @@ constexpr std::chrono::seconds kTimeToProve{5};
 
 std::string descriptor_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
 
-std::vector<unsigned char> bytes(const std::string& text) { return {text.begin(), text.end()}; }
-
-std::string text_of(const nlohmann::json& numbers) {
-  const auto bytes = numbers.get<std::vector<unsigned char>>();
-  return {bytes.begin(), bytes.end()};
-}
-
 std::string form(const KeeperLegacy& legacy, int back) {
   const KeeperLegacy::Process& process = legacy.process.value();
   const nlohmann::json json{{"held", legacy.held},
                             {"program", legacy.program->fd()},
-                            {"program_path", bytes(legacy.program->path())},
+                            {"program_path", bytes_to_json(legacy.program->path())},
                             {"restarts", legacy.restarts},
                             {"last_restart_ns", legacy.last_restart_ns},
-                            {"mount_point", bytes(process.mount_point)},
+                            {"mount_point", bytes_to_json(process.mount_point)},
                             {"foreground", process.foreground},
                             {"server", process.server},
                             {"socket", process.socket},
@@ -187,11 +181,11 @@ KeeperLegacy inherit_keeper(int memory) {
     const nlohmann::json json = nlohmann::json::parse(form.json);
     const int program = json.at("program");
     legacy.held = json.at("held").get<std::map<std::string, int>>();
-    legacy.program = std::make_shared<const Program>(text_of(json.at("program_path")),
+    legacy.program = std::make_shared<const Program>(bytes_from_json(json.at("program_path")),
                                                      kServerSocket + 1, descriptor_path(program));
     legacy.restarts = json.at("restarts");
     legacy.last_restart_ns = json.at("last_restart_ns");
-    legacy.process = {.mount_point = text_of(json.at("mount_point")),
+    legacy.process = {.mount_point = bytes_from_json(json.at("mount_point")),
                       .foreground = json.at("foreground"),
                       .server = json.at("server"),
                       .socket = json.at("socket"),

@@ -11,7 +11,7 @@
 namespace cowfs {
 namespace {
 
-constexpr std::chrono::milliseconds kInterval{200};
+constexpr std::chrono::milliseconds kRetryInterval{200};
 
 }  // namespace
 
@@ -92,7 +92,7 @@ void Parking::run() {
   while (true) {
     changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
     if (waiting_.empty()) return;
-    changed_.wait_for(lock, kInterval, [this] { return ended_; });
+    changed_.wait_for(lock, kRetryInterval, [this] { return ended_; });
     // By number: others come and go meanwhile.
     uint64_t last = 0;
     for (auto at = waiting_.begin(); at != waiting_.end(); at = waiting_.upper_bound(last)) {

@@ -11,12 +11,11 @@ namespace cowfs {
 namespace {
 
 /// libfuse receives at most 1 MiB of data and 4 KiB of headers.
-constexpr size_t kPage = 4096;
-constexpr size_t kHeader = 4096;
+constexpr size_t kHeader = RequestBuffer::kPage;
 constexpr size_t kData = 1 << 20;
 static_assert(RequestBuffer::kBytes == kHeader + kData + kHeader);
 
-thread_local RequestBuffer* current = nullptr;
+thread_local RequestBuffer* buffer_in_use = nullptr;
 
 }  // namespace
 
@@ -36,17 +35,17 @@ void RequestBuffer::use() {
     volatile std::byte* const memory = memory_;
     for (size_t at = 0; at < kBytes; at += kPage) memory[at] = memory[at];
   }
-  current = this;
+  buffer_in_use = this;
 }
 
 RequestBuffer::~RequestBuffer() {
-  current = nullptr;
+  buffer_in_use = nullptr;
   if (own_) ::munmap(memory_, kBytes);
 }
 
 std::span<std::byte> RequestBuffer::reply_room(size_t size) {
-  if (current == nullptr || size > kData) return {};
-  return {current->memory_ + kHeader, size};
+  if (buffer_in_use == nullptr || size > kData) return {};
+  return {buffer_in_use->memory_ + kHeader, size};
 }
 
 }  // namespace cowfs

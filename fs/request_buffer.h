@@ -11,7 +11,8 @@ namespace cowfs {
 /// the kernel makes into untouched memory of a dying process fails the request.
 class RequestBuffer {
  public:
-  static constexpr size_t kBytes = (size_t{1} << 20) + size_t{2} * 4096;
+  static constexpr size_t kPage = 4096;
+  static constexpr size_t kBytes = (size_t{1} << 20) + 2 * kPage;
 
   RequestBuffer();
   /// With memory that another process can see, of kBytes; it is touched and locked here.

@@ -29,9 +29,8 @@
 namespace cowfs {
 namespace {
 
-constexpr size_t kPage = 4096;
 /// A ControlMessage and more.
-constexpr size_t kAnswerBytes = 3 * kPage - 64;
+constexpr size_t kAnswerBytes = 3 * RequestBuffer::kPage - 64;
 
 /// The bit in the number of an answer that is one to an interruption (FUSE_INT_REQ_BIT).
 constexpr uint64_t kOfInterruption = 1;
@@ -108,12 +107,12 @@ class RequestSlots::Slot {
 
   std::atomic<uint32_t> answer_size_;
   std::array<std::byte, kAnswerBytes> answer_;
-  alignas(kPage) std::array<std::byte, RequestBuffer::kBytes> buffer_;
+  alignas(RequestBuffer::kPage) std::array<std::byte, RequestBuffer::kBytes> buffer_;
 };
 
 RequestSlots::RequestSlots(std::shared_ptr<LiveMemory> memory, int connection)
     : memory_(std::move(memory)), connection_(connection) {
-  static_assert(sizeof(Slot) == 3 * kPage + RequestBuffer::kBytes);
+  static_assert(sizeof(Slot) == 3 * RequestBuffer::kPage + RequestBuffer::kBytes);
   const uint32_t used = memory_->segments(LiveMemory::Region::requests);
   free_.reserve(used);
   for (uint32_t i = 0; i < used; ++i) {

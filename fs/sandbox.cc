@@ -67,7 +67,7 @@ CapabilitySets capabilities() {
 
 void drop_capabilities() {
   uint64_t keep = 0;
-  for (const Kept& kept : kKept) keep |= bit(kept.number);
+  for (const Kept& capability : kKept) keep |= bit(capability.number);
   const CapabilitySets held = capabilities();
   if ((held.effective & bit(CAP_SETPCAP)) != 0) {
     // Until the kernel knows no more of them.
@@ -166,8 +166,10 @@ Sandbox enter_sandbox(int base, const std::string& store, spdlog::logger& log) {
   drop_capabilities();
   sandbox.no_new_privs = ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
   const uint64_t permitted = capabilities().permitted;
-  for (const Kept& kept : kKept) {
-    if ((permitted & bit(kept.number)) != 0) sandbox.capabilities.emplace_back(kept.name);
+  for (const Kept& capability : kKept) {
+    if ((permitted & bit(capability.number)) != 0) {
+      sandbox.capabilities.emplace_back(capability.name);
+    }
   }
   return sandbox;
 }

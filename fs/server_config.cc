@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
+#include "fs/byte_json.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -19,28 +20,19 @@ std::optional<T> optional_at(const nlohmann::json& json, const char* key) {
   return value.is_null() ? std::nullopt : std::optional(value.get<T>());
 }
 
-// Paths and commands may hold bytes that are no UTF-8: they travel as numbers.
-nlohmann::json bytes(const std::string& text) {
-  return std::vector<unsigned char>(text.begin(), text.end());
-}
-
-std::string text_at(const nlohmann::json& json, const char* key) {
-  const auto numbers = json.at(key).get<std::vector<unsigned char>>();
-  return {numbers.begin(), numbers.end()};
-}
-
 }  // namespace
 
 nlohmann::json to_json(const ServerConfig& config) {
   nlohmann::json fuse_options = nlohmann::json::array();
-  for (const std::string& option : config.fuse_options) fuse_options.push_back(bytes(option));
-  return {{"store", bytes(config.store.directory)},
-          {"base", bytes(config.store.base_path)},
+  for (const std::string& option : config.fuse_options)
+    fuse_options.push_back(bytes_to_json(option));
+  return {{"store", bytes_to_json(config.store.directory)},
+          {"base", bytes_to_json(config.store.base_path)},
           {"chunk_size", or_null(config.store.chunk_size)},
           {"policy", or_null(config.store.policy)},
           {"create", config.store.create},
           {"accept_changed_base", config.store.accept_changed_base},
-          {"mount_point", bytes(config.mount_point)},
+          {"mount_point", bytes_to_json(config.mount_point)},
           {"read_only", config.read_only},
           {"allow_other", config.allow_other},
           {"uid", or_null(config.uid)},
@@ -49,7 +41,7 @@ nlohmann::json to_json(const ServerConfig& config) {
           {"writeback", config.cache == CacheMode::writeback},
           {"full_waits", config.full == FullMode::wait},
           {"watermarks", config.watermarks},
-          {"on_watermark", bytes(config.on_watermark)},
+          {"on_watermark", bytes_to_json(config.on_watermark)},
           {"max_read", or_null(config.max_read)},
           {"resend", config.resend},
           {"fuse_options", fuse_options}};
@@ -58,13 +50,13 @@ nlohmann::json to_json(const ServerConfig& config) {
 ServerConfig server_config_from_json(const nlohmann::json& json) {
   try {
     ServerConfig config;
-    config.store.directory = text_at(json, "store");
-    config.store.base_path = text_at(json, "base");
+    config.store.directory = bytes_from_json(json.at("store"));
+    config.store.base_path = bytes_from_json(json.at("base"));
     config.store.chunk_size = optional_at<uint32_t>(json, "chunk_size");
     config.store.policy = optional_at<std::string>(json, "policy");
     config.store.create = json.at("create");
     config.store.accept_changed_base = json.at("accept_changed_base");
-    config.mount_point = text_at(json, "mount_point");
+    config.mount_point = bytes_from_json(json.at("mount_point"));
     config.read_only = json.at("read_only");
     config.allow_other = json.at("allow_other");
     config.uid = optional_at<uid_t>(json, "uid");
@@ -73,12 +65,11 @@ ServerConfig server_config_from_json(const nlohmann::json& json) {
     config.cache = json.at("writeback").get<bool>() ? CacheMode::writeback : CacheMode::none;
     config.full = json.at("full_waits").get<bool>() ? FullMode::wait : FullMode::error;
     config.watermarks = json.at("watermarks").get<std::vector<unsigned>>();
-    config.on_watermark = text_at(json, "on_watermark");
+    config.on_watermark = bytes_from_json(json.at("on_watermark"));
     config.max_read = optional_at<uint32_t>(json, "max_read");
     config.resend = json.at("resend");
     for (const nlohmann::json& option : json.at("fuse_options")) {
-      const auto numbers = option.get<std::vector<unsigned char>>();
-      config.fuse_options.emplace_back(numbers.begin(), numbers.end());
+      config.fuse_options.push_back(bytes_from_json(option));
     }
     return config;
   } catch (const nlohmann::json::exception& error) {

@@ -38,7 +38,7 @@ namespace {
 /// Ends a thread's wait for requests; its handler does nothing.
 const int kWakeSignal = SIGUSR2;
 
-thread_local Request current;
+thread_local Request in_hand;
 
 RequestSlots* all_slots = nullptr;                    // of the connection, if there are any
 thread_local RequestSlots::Slot* own_slot = nullptr;  // into which this thread reads
@@ -115,7 +115,7 @@ ssize_t read_request(int fd, void* buffer, size_t size, void* /*user_data*/) {
   if (count < static_cast<ssize_t>(sizeof(fuse_in_header))) return count;
   const auto& header = *static_cast<const fuse_in_header*>(buffer);
   stop_point(StopPoint::request_read);
-  current = {.number = header.unique & ~kSentAgain, .again = (header.unique & kSentAgain) != 0};
+  in_hand = {.number = header.unique & ~kSentAgain, .again = (header.unique & kSentAgain) != 0};
   if (header.opcode == FUSE_INIT && static_cast<size_t>(count) <= saved_init->request.size()) {
     std::memcpy(saved_init->request.data(), buffer, static_cast<size_t>(count));
     saved_init->request_size = static_cast<uint32_t>(count);
@@ -127,7 +127,7 @@ void ignore_signal(int /*signal*/) {}
 
 }  // namespace
 
-Request current_request() { return current; }
+Request current_request() { return in_hand; }
 
 void Session::Destroy::operator()(fuse_session* session) const noexcept {
   fuse_session_destroy(session);
@@ -266,7 +266,7 @@ void Session::handle(RequestSlots::Slot& left) {
   request.mem = RequestSlots::buffer(left);
   const auto& header = *static_cast<const fuse_in_header*>(request.mem);
   request.size = header.len;
-  current = {.number = header.unique, .again = true};
+  in_hand = {.number = header.unique, .again = true};
   fuse_session_process_buf(session_.get(), &request);
 }
 

@@ -12,7 +12,7 @@
 namespace cowfs {
 namespace {
 
-constexpr std::chrono::seconds kInterval{2};
+constexpr std::chrono::seconds kLookInterval{2};
 
 }  // namespace
 
@@ -43,7 +43,7 @@ void SpaceMonitor::run() {
     lock.unlock();
     attempt([this] { look(); });
     lock.lock();
-    stop_.wait_for(lock, kInterval, [this] { return stopping_; });
+    stop_.wait_for(lock, kLookInterval, [this] { return stopping_; });
   }
 }
 

@@ -17,8 +17,8 @@ namespace cowfs {
 namespace {
 
 constexpr uint64_t kEnds = 1 << 20;
-constexpr uint64_t kPiece = 64 << 10;
-constexpr uint64_t kPieces = 256;
+constexpr uint64_t kSampleBytes = 64 << 10;
+constexpr uint64_t kSamples = 256;
 
 File open_base(const std::string& path, const FaultHook* hook) {
   std::error_code ignored;
@@ -108,12 +108,12 @@ BaseRow Base::identity() const {
 
 std::vector<std::byte> Base::fingerprint() const {
   Hash hash(*this);
-  if (size_ <= 2 * kEnds + kPieces * kPiece) {
+  if (size_ <= 2 * kEnds + kSamples * kSampleBytes) {
     for (uint64_t at = 0; at < size_; at += kEnds) hash.add(at, std::min(kEnds, size_ - at));
   } else {
     hash.add(0, kEnds);
-    const uint64_t gap = (size_ - 2 * kEnds - kPiece) / (kPieces - 1);
-    for (uint64_t i = 0; i < kPieces; ++i) hash.add(kEnds + i * gap, kPiece);
+    const uint64_t gap = (size_ - 2 * kEnds - kSampleBytes) / (kSamples - 1);
+    for (uint64_t i = 0; i < kSamples; ++i) hash.add(kEnds + i * gap, kSampleBytes);
     hash.add(size_ - kEnds, kEnds);
   }
   return hash.digest();

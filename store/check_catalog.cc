@@ -22,7 +22,6 @@ namespace {
 
 using Severity = Finding::Severity;
 
-constexpr const char* kCopyBack = "put catalog.db back from a copy";
 constexpr const char* kGrowToSee =
     "put catalog.db back from a copy; or grow the image with `cowfs resize`, look at what is "
     "there, "

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "store/check_report.h"
 #include "store/file.h"
 #include "store/schema.h"
 
@@ -26,8 +27,6 @@ namespace cowfs {
 namespace {
 
 using Severity = Finding::Severity;
-
-constexpr const char* kCopyBack = "put catalog.db back from a copy";
 
 std::string quoted(const std::string& name) {
   std::string text = "\"";

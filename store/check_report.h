@@ -8,6 +8,9 @@
 
 namespace cowfs {
 
+/// The remedy where the catalog says what cannot be.
+inline constexpr const char* kCopyBack = "put catalog.db back from a copy";
+
 /// "1 map page belongs", "2 map pages belong".
 std::string plural(uint64_t number, const char* one, const char* many);
 

@@ -17,7 +17,7 @@ namespace cowfs {
 namespace {
 
 constexpr uint64_t kMostAtOnce = uint64_t{1} << 30;
-constexpr uint64_t kPiece = 1 << 20;
+constexpr uint64_t kCopyPiece = 1 << 20;
 
 }  // namespace
 
@@ -43,7 +43,7 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
     // Up to the next border of the target, where chunks may match again; else piece by piece.
     const uint64_t to_border = chunk.up(offset) - offset;
     const bool matches = chunk.aligned(offset - source_offset);
-    const uint64_t piece = matches && to_border > 0 ? to_border : kPiece;
+    const uint64_t piece = matches && to_border > 0 ? to_border : kCopyPiece;
     return copy_data(source, source_offset, offset, std::min(length, piece));
   }
 
@@ -75,7 +75,7 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
     const auto intact = [&] { return source.reclaims_.load() == reclaims; };
     if (clone_present(piece, offset, intact)) return piece.length;
   }
-  return copy_data(source, source_offset, offset, std::min({length, run.length, kPiece}));
+  return copy_data(source, source_offset, offset, std::min({length, run.length, kCopyPiece}));
 }
 
 uint64_t Image::copy_data(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length) {

@@ -16,10 +16,10 @@
 namespace cowfs::test {
 namespace {
 
-constexpr size_t kBaseSize = 16 * 4096 + 1000;
-
 class ImageCopyTest : public StoreFixture {
  protected:
+  static constexpr size_t kBaseSize = 16 * kChunk + 1000;
+
   ImageCopyTest() {
     make_base(pattern(1, kBaseSize));
     open();
@@ -31,10 +31,6 @@ class ImageCopyTest : public StoreFixture {
       at += copied;
     }
     EXPECT_EQ(at, source.size());
-  }
-  [[nodiscard]] std::string map(const Image::Use& image, uint64_t count = 18) const {
-    image->flush();
-    return map_on_disk(catalog_path(), image->layer_id(), count);
   }
 };
 

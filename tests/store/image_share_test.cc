@@ -16,11 +16,11 @@
 namespace cowfs::test {
 namespace {
 
-constexpr size_t kBaseSize = 16 * 4096 + 1000;
-
 /// Writes of what the base holds, as cp(1) makes them that reads and writes.
 class ImageShareTest : public StoreFixture {
  protected:
+  static constexpr size_t kBaseSize = 16 * kChunk + 1000;
+
   ImageShareTest() {
     make_base(pattern(1, kBaseSize));
     open();
@@ -28,10 +28,6 @@ class ImageShareTest : public StoreFixture {
   [[nodiscard]] Bytes base_part(size_t offset, size_t length) const {
     const auto first = base_content_.begin() + static_cast<ptrdiff_t>(offset);
     return {first, first + static_cast<ptrdiff_t>(length)};
-  }
-  [[nodiscard]] std::string map(const Image::Use& image, uint64_t count = 18) const {
-    image->flush();
-    return map_on_disk(catalog_path(), image->layer_id(), count);
   }
 };
 

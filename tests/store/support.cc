@@ -136,6 +136,11 @@ Image::Use StoreFixture::use(const std::string& name, bool empty) {
   return image->use();
 }
 
+std::string StoreFixture::map(const Image::Use& image, uint64_t count) const {
+  image->flush();
+  return map_on_disk(catalog_path(), image->layer_id(), count);
+}
+
 Bytes content(Image& image) { return content(image, 0, static_cast<size_t>(image.size())); }
 
 Bytes content(Image& image, uint64_t offset, size_t length) {

@@ -114,6 +114,8 @@ class StoreFixture : public ::testing::Test {
   [[nodiscard]] Bytes over_base(uint64_t offset, const Bytes& bytes) const;
   /// The image in use; makes it if there is none.
   Image::Use use(const std::string& name, bool empty = false);
+  /// What the catalog says of its first `count` chunks, after a flush.
+  [[nodiscard]] std::string map(const Image::Use& image, uint64_t count = 18) const;
 
   TempDir directory_;
   Bytes base_content_;
