@@ -33,17 +33,8 @@ int keep_orphan(const MountEntry& mount, const std::function<void()>& ready) {
 
   become_user_of(orphan.pid);
   const Log log = open_log(target);
-  const KeeperConfig keeper{.mount_point = server.mount_point,
-                            .arguments = {"cowfs", "serve", server.mount_point},
-                            .instead_of_program = {},
-                            .foreground = false,
-                            .server = config.dump(),
-                            .store = server.store.directory,
-                            .on_watermark = server.on_watermark,
-                            .tune = false,  // it is
-                            .tune_always = false,
-                            .log = log.logger,
-                            .reopen_log = log.reopen};
+  KeeperConfig keeper = following_keeper_config(server, log);
+  keeper.server = config.dump();
   return keep(keeper, ready, orphan.legacy);
 }
 

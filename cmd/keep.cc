@@ -52,17 +52,8 @@ int go_on(int memory, const std::string& failure) {
     const int config = legacy.held.at("config");
     const Log log = open_log_somewhere(config);
     const ServerConfig server = server_config_from_json(read_kept_config(config).at("server"));
-    const KeeperConfig keeper{.mount_point = process.mount_point,
-                              .arguments = {"cowfs", "serve", process.mount_point},
-                              .instead_of_program = {},
-                              .foreground = process.foreground,
-                              .server = "",  // it is held
-                              .store = server.store.directory,
-                              .on_watermark = server.on_watermark,
-                              .tune = false,  // it is
-                              .tune_always = false,
-                              .log = log.logger,
-                              .reopen_log = log.reopen};
+    KeeperConfig keeper = following_keeper_config(server, log);
+    keeper.foreground = process.foreground;
     return keep(
         keeper, [&] { goes_on = true; }, legacy);
   } catch (const std::exception& error) {

@@ -19,4 +19,18 @@ nlohmann::json read_kept_config(int fd) {
   return json;
 }
 
+KeeperConfig following_keeper_config(const ServerConfig& server, const Log& log) {
+  return {.mount_point = server.mount_point,
+          .arguments = {"cowfs", "serve", server.mount_point},
+          .instead_of_program = {},
+          .foreground = false,
+          .server = "",
+          .store = server.store.directory,
+          .on_watermark = server.on_watermark,
+          .tune = false,
+          .tune_always = false,
+          .log = log.logger,
+          .reopen_log = log.reopen};
+}
+
 }  // namespace cowfs

@@ -32,6 +32,19 @@ class HandedDown : public FullDisk,
     }
     ASSERT_TRUE(Eventually([&] { return Info()["server_pid"] != old; }));
   }
+  // With the kernel's cache in between nobody would be told of interruptions.
+  std::unique_ptr<Mount> MountForInterruptions() const {
+    return MountOnHost(Resend() + ",cache=none,full=wait");
+  }
+  // A process whose write waits for space, of which it leaves none.
+  pid_t StartToWait(const Path& image) const {
+    Touch(image);
+    Fill();
+    const pid_t writer = fork();
+    if (writer == 0) _exit(WriteDirectly(image, 0, RandomBytes(64 * kKiB, 5)));
+    EXPECT_TRUE(Waits(image));
+    return writer;
+  }
 };
 
 TEST_P(HandedDown, WritesThatWaitForSpace) {
@@ -66,13 +79,8 @@ TEST_P(HandedDown, WritesThatWaitForSpace) {
 TEST_P(HandedDown, ThatWhoWaitsWasInterrupted) {
   SetUpHost("ext4");
   if (IsSkipped()) return;
-  // With the kernel's cache in between nobody is told of interruptions.
-  auto mount = MountOnHost(Resend() + ",cache=none,full=wait");
-  Touch(*mount / "dom1");
-  Fill();
-  const pid_t writer = fork();
-  if (writer == 0) _exit(WriteDirectly(*mount / "dom1", 0, RandomBytes(64 * kKiB, 5)));
-  EXPECT_TRUE(Waits(*mount / "dom1"));
+  auto mount = MountForInterruptions();
+  const pid_t writer = StartToWait(*mount / "dom1");
   // The signal comes while there is no server, to a request that the next one is to be sent.
   kill(mount->keeper(), SIGSTOP);
   kill(mount->server(), SIGKILL);
@@ -88,13 +96,8 @@ TEST_P(HandedDown, ThatWhoWaitsWasInterrupted) {
 TEST_P(HandedDown, ThatAnInterruptionWasReadAndNotDone) {
   SetUpHost("ext4");
   if (IsSkipped()) return;
-  // With the kernel's cache in between nobody is told of interruptions.
-  auto mount = MountOnHost(Resend() + ",cache=none,full=wait");
-  Touch(*mount / "dom1");
-  Fill();
-  const pid_t writer = fork();
-  if (writer == 0) _exit(WriteDirectly(*mount / "dom1", 0, RandomBytes(64 * kKiB, 5)));
-  EXPECT_TRUE(Waits(*mount / "dom1"));
+  auto mount = MountForInterruptions();
+  const pid_t writer = StartToWait(*mount / "dom1");
   // Read at once, and looked at when the write is tried again, 200 ms later.
   kill(writer, SIGKILL);
   SleepMilliseconds(20);

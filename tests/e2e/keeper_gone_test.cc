@@ -8,6 +8,7 @@
 
 #include "tests/e2e/machine.h"
 #include "tests/e2e/mounts.h"
+#include "tests/e2e/users_home.h"
 
 namespace cowfs::e2e {
 namespace {
@@ -75,12 +76,7 @@ TEST_P(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
     KillServer();
     EXPECT_EQ(Info()["keeper_pid"], after["keeper_pid"]);
   }
-  for (Machine* machine : {&one, &two, &three}) {
-    machine->Stop();
-    EXPECT_EQ(machine->complaint(), "");
-    EXPECT_GT(machine->rounds(), 20U);
-    machine->Check();
-  }
+  for (Machine* machine : {&one, &two, &three}) machine->ExpectGoodEnd(20);
   EXPECT_EQ(Info()["restarts"], 10);
 }
 
@@ -98,9 +94,7 @@ TEST_P(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
       Must(Execute({"pgrep", "-fc", "^cowfs serve " + MountPoint().string() + "$"}));
   EXPECT_EQ(serving, "1\n");
   KillServer();
-  machine.Stop();
-  EXPECT_EQ(machine.complaint(), "");
-  machine.Check();
+  machine.ExpectGoodEnd();
 }
 
 TEST_P(KilledKeeper, IsMissedByNobodyAtAnUnmount) {
@@ -141,26 +135,13 @@ TEST_P(KilledKeeper, IsReplacedByNoStranger) {
 }
 
 TEST_P(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
-  if (Execute({"sh", "-c", "command -v fusermount3"}).status != 0) {
-    GTEST_SKIP() << "needs fusermount3";
-  }
-  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
-  const Path home = Scratch() / "home";
-  std::filesystem::create_directories(home / "vms");
-  WriteFile(home / "base.img", RandomBytes(kMiB, 1));
-  WriteFile(Scratch() / "fuse.conf", "user_allow_other\n");
-  Must(Execute({"chown", "-R", "65534:65534", home.string()}));
-  // As root, in a mount name space of its own.
-  const std::string script = R"sh(
-    cd "$0"
-    mknod -m 666 fuse c 10 229; mount --bind fuse /dev/fuse
-    touch /etc/fuse.conf; mount --bind fuse.conf /etc/fuse.conf
-    user() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+  if (!UsersHome::MayMount()) GTEST_SKIP() << "needs fusermount3";
+  const Result result = UsersHome(Scratch()).Run(R"sh(
     pid() { user ./cowfs info --json home/vms | sed -n "s/.*\"$1_pid\": *\([0-9a-z]*\).*/\1/p"; }
-    lose() { kill -9 $(pid keeper); until [ "$(pid keeper)" = null ];
-  do sleep 0.05;
-  done;
-}
+    lose() {
+      kill -9 $(pid keeper)
+      until [ "$(pid keeper)" = null ]; do sleep 0.05; done
+    }
     user ./cowfs mount -o allow_root home/base.img home/vms
     user sh -c 'echo own > home/vms/dom1'
     lose
@@ -171,8 +152,7 @@ TEST_P(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
     echo root: $(stat -c %u /proc/$(pid keeper) /proc/$(pid server)) $(cat home/vms/dom1)
     user ./cowfs restart home/vms
     user ./cowfs umount home/vms
-  )sh";
-  const Result result = Execute({"unshare", "-m", "sh", "-euc", script, Scratch()});
+  )sh");
   EXPECT_EQ(result.status, 0) << result.out << result.err;
   EXPECT_EQ(result.out, "user: 65534 65534 own\nroot: 65534 65534 own\n");
 }
@@ -356,12 +336,7 @@ TEST_P(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
   EXPECT_EQ(Info()["restarts"], 2);
   Must(Cowfs({"restart", MountPoint()}));
   EXPECT_EQ(Info()["restarts"], 3);
-  for (Machine* machine : {&one, &two}) {
-    machine->Stop();
-    EXPECT_EQ(machine->complaint(), "");
-    EXPECT_GT(machine->rounds(), 20U);
-    machine->Check();
-  }
+  for (Machine* machine : {&one, &two}) machine->ExpectGoodEnd(20);
 }
 
 TEST_P(ReplacedKeeper, MissesNoDeathOfItsServer) {
@@ -381,9 +356,7 @@ TEST_P(ReplacedKeeper, MissesNoDeathOfItsServer) {
   }
   EXPECT_EQ(Keeper(), keeper);
   EXPECT_EQ(Info()["restarts"], 25);
-  machine.Stop();
-  EXPECT_EQ(machine.complaint(), "");
-  machine.Check();
+  machine.ExpectGoodEnd();
 }
 
 TEST_P(ReplacedKeeper, StaysAsItIsIfTheProgramOnDiskIsBroken) {

@@ -65,12 +65,7 @@ TEST_P(Keeper, MachinesGoOnWhileServersAreKilled) {
       SleepMilliseconds(300);
       KillServer();
     }
-    for (Machine* machine : {&one, &two, &three}) {
-      machine->Stop();
-      EXPECT_EQ(machine->complaint(), "");
-      EXPECT_GT(machine->rounds(), 20U);
-      machine->Check();
-    }
+    for (Machine* machine : {&one, &two, &three}) machine->ExpectGoodEnd(20);
   }
   EXPECT_EQ(Info()["restarts"], 15);
 }
@@ -88,9 +83,7 @@ TEST_P(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
       break;
     }
   }
-  names.Stop();
-  EXPECT_EQ(names.complaint(), "");
-  EXPECT_GT(names.rounds(), 20U);
+  ExpectGoodEnd(names.load(), 20);
   EXPECT_TRUE(std::filesystem::is_empty(MountPoint()));
   mount->Unmount();
   EXPECT_TRUE(std::filesystem::is_empty(Store() / "layers"));

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "tests/e2e/mounts.h"
+#include "tests/e2e/users_home.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -170,25 +171,14 @@ TEST_F(Options, TheCacheIsWritebackUnlessToldOtherwise) {
 }
 
 TEST_F(Options, AUserMountsWithoutBeingRoot) {
-  if (Execute({"sh", "-c", "command -v fusermount3"}).status != 0) {
-    GTEST_SKIP() << "needs fusermount3";
-  }
-  // In a mount name space of its own, with a /dev/fuse that everybody may open, as most hosts have
-  // it, and a user who may not gain anything but through fusermount3.
-  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
-  const Path home = Scratch() / "home";
-  std::filesystem::create_directories(home / "vms");
-  WriteFile(home / "base.img", RandomBytes(kMiB, 1));
-  Must(Execute({"chown", "-R", "65534:65534", home.string()}));
-  const std::string user =
-      "cd " + Quoted(home) +
-      "; p=../cowfs; $p mount base.img vms; touch vms/dom1; cmp vms/dom1 base.img; "
-      "echo own | dd of=vms/dom1 conv=notrunc status=none; $p ls vms; $p umount vms; "
-      "$p mount base.img vms; head -c4 vms/dom1; $p umount vms";
-  const std::string as_user =
-      "mknod -m 666 \"$0/fuse\" c 10 229; mount --bind \"$0/fuse\" /dev/fuse; "
-      "exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euc \"$1\"";
-  const Result result = Execute({"unshare", "-m", "sh", "-euc", as_user, Scratch(), user});
+  if (!UsersHome::MayMount()) GTEST_SKIP() << "needs fusermount3";
+  const Result result = UsersHome(Scratch()).Run(R"sh(
+    cd home
+    user sh -euc '
+      p=../cowfs; $p mount base.img vms; touch vms/dom1; cmp vms/dom1 base.img
+      echo own | dd of=vms/dom1 conv=notrunc status=none; $p ls vms; $p umount vms
+      $p mount base.img vms; head -c4 vms/dom1; $p umount vms'
+  )sh");
   EXPECT_EQ(result.status, 0) << result.out << result.err;
   EXPECT_TRUE(Mentions(result.out, "own\n"));
 }

@@ -5,14 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <cerrno>
-#include <cstring>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "tests/e2e/data.h"
+#include "tests/e2e/load.h"
 
 namespace cowfs::e2e {
 
@@ -20,55 +17,34 @@ namespace cowfs::e2e {
 // what comes of each step, which all have to succeed and to be done once.
 class NameChanger {
  public:
-  explicit NameChanger(Path directory) : directory_(std::move(directory)) {
-    thread_ = std::thread([this] {
-      while (!stop_ && complaint_.empty()) Round();
-    });
-  }
-  ~NameChanger() {
-    if (thread_.joinable()) Stop();
-  }
-  void Stop() {
-    stop_ = true;
-    thread_.join();
-  }
-  // After Stop.
-  const std::string& complaint() const { return complaint_; }
-  uint64_t rounds() const { return rounds_; }
+  explicit NameChanger(const Path& directory) : a_(directory / "a"), b_(directory / "b") {}
+  Load& load() { return load_; }
 
  private:
-  void Expect(bool right, const std::string& what) {
-    if (!right && complaint_.empty()) complaint_ = what + ": " + strerror(errno);
-  }
-  void Round() {
-    const Path a = directory_ / "a";
-    const Path b = directory_ / "b";
-    const int fd = open(a.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
-    Expect(fd >= 0, "create");
-    Expect(pwrite(fd, "content", 7, 0) == 7, "write");
-    Expect(ftruncate(fd, 100'000) == 0, "truncate");
-    Expect(rename(a.c_str(), b.c_str()) == 0, "rename");
-    Expect(access(a.c_str(), F_OK) != 0, "the old name");
-    const int other = open(a.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
-    Expect(other >= 0, "create again");
-    Expect(renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0, "exchange");
+  void Round() const {
+    const int fd = open(a_.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+    Demand(fd >= 0, "create");
+    Demand(pwrite(fd, "content", 7, 0) == 7, "write");
+    Demand(ftruncate(fd, 100'000) == 0, "truncate");
+    Demand(rename(a_.c_str(), b_.c_str()) == 0, "rename");
+    Demand(access(a_.c_str(), F_OK) != 0, "the old name");
+    const int other = open(a_.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
+    Demand(other >= 0, "create again");
+    Demand(renameat2(AT_FDCWD, a_.c_str(), AT_FDCWD, b_.c_str(), RENAME_EXCHANGE) == 0, "exchange");
     struct stat of_name {};
     struct stat of_file {};
-    Expect(stat(a.c_str(), &of_name) == 0 && fstat(fd, &of_file) == 0, "stat");
-    Expect(of_name.st_ino == of_file.st_ino && of_name.st_size == 100'000, "exchanged once");
-    Expect(unlink(a.c_str()) == 0, "unlink");
+    Demand(stat(a_.c_str(), &of_name) == 0 && fstat(fd, &of_file) == 0, "stat");
+    Demand(of_name.st_ino == of_file.st_ino && of_name.st_size == 100'000, "exchanged once");
+    Demand(unlink(a_.c_str()) == 0, "unlink");
     char text[8] = {};
-    Expect(pread(fd, text, 7, 0) == 7 && std::string(text) == "content", "read what is unlinked");
-    Expect(close(fd) == 0 && close(other) == 0, "close");
-    Expect(unlink(b.c_str()) == 0, "unlink the other");
-    ++rounds_;
+    Demand(pread(fd, text, 7, 0) == 7 && std::string(text) == "content", "read what is unlinked");
+    Demand(close(fd) == 0 && close(other) == 0, "close");
+    Demand(unlink(b_.c_str()) == 0, "unlink the other");
   }
 
-  const Path directory_;
-  std::atomic<bool> stop_ = false;
-  std::atomic<uint64_t> rounds_ = 0;
-  std::string complaint_;
-  std::thread thread_;
+  const Path a_;
+  const Path b_;
+  Load load_{[this] { Round(); }};
 };
 
 }  // namespace cowfs::e2e

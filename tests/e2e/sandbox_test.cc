@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "tests/e2e/mounts.h"
+#include "tests/e2e/users_home.h"
 
 namespace cowfs::e2e {
 namespace {
@@ -231,23 +232,13 @@ TEST_F(Sandbox, RootServesABaseAndAStoreOfAnotherUser) {
 }
 
 TEST_F(Sandbox, AnOrdinaryUsersServerIsConfinedToo) {
-  if (Execute({"sh", "-c", "command -v fusermount3"}).status != 0) {
-    GTEST_SKIP() << "needs fusermount3";
-  }
-  std::filesystem::copy_file(Program(), Scratch() / "cowfs");
-  const Path home = Scratch() / "home";
-  std::filesystem::create_directories(home / "vms");
-  WriteFile(home / "base.img", RandomBytes(kMiB, 1));
-  Must(Execute({"chown", "-R", "65534:65534", home.string()}));
-  const std::string user = "cd " + Quoted(home) +
-                           "; p=../cowfs; $p mount base.img vms; echo x >vms/dom1; $p restart vms; "
-                           "$p info --json vms; $p umount vms";
-  // In a mount name space of its own, with a /dev/fuse that everybody may open.
-  const std::string as_user =
-      "mknod -m 666 \"$0/fuse\" c 10 229; mount --bind \"$0/fuse\" /dev/fuse; "
-      "exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euc \"$1\"";
-  const Json info =
-      Json::parse(Must(Execute({"unshare", "-m", "sh", "-euc", as_user, Scratch(), user})));
+  if (!UsersHome::MayMount()) GTEST_SKIP() << "needs fusermount3";
+  const Json info = Json::parse(Must(UsersHome(Scratch()).Run(R"sh(
+    cd home
+    user sh -euc '
+      p=../cowfs; $p mount base.img vms; echo x >vms/dom1; $p restart vms
+      $p info --json vms; $p umount vms'
+  )sh")));
   EXPECT_EQ(info["sandbox"]["capabilities"], Json::array());
   EXPECT_EQ(info["sandbox"]["no_new_privs"], true);
   EXPECT_EQ(info["restarts"], 1);

@@ -93,18 +93,9 @@ class Stop : public MountTest, public testing::WithParamInterface<const char*> {
       NameChanger names(MountPoint());
       Scribbler scribbler(MountPoint() / "scribbled", base_);
       work();
-      names.Stop();
-      EXPECT_EQ(names.complaint(), "");
-      EXPECT_GT(names.rounds(), 0U);
-      scribbler.Stop();
-      EXPECT_EQ(scribbler.complaint(), "");
-      EXPECT_GT(scribbler.rounds(), 0U);
-      for (Machine* machine : {&one, &two, &three, &in_guest}) {
-        machine->Stop();
-        EXPECT_EQ(machine->complaint(), "");
-        EXPECT_GT(machine->rounds(), 0U);
-        machine->Check();
-      }
+      ExpectGoodEnd(names.load());
+      ExpectGoodEnd(scribbler.load());
+      for (Machine* machine : {&one, &two, &three, &in_guest}) machine->ExpectGoodEnd();
       guest.Unmount();
       Must(Execute({"e2fsck", "-fn", disk.device()}));
     }
