@@ -206,6 +206,31 @@ TEST_F(Sandbox, TheLogIsOpenedAgainForTheServerBySignalsToEither) {
   }
 }
 
+// As a service manager may start it: in the foreground, without a terminal, with few capabilities
+// and no way to more.
+TEST_F(Sandbox, AServicesMountIsAsGood) {
+  const Bytes base = MakeBase();
+  std::filesystem::create_directory(MountPoint());
+  const Undo unmount = UnmountCowfsAtEnd(MountPoint());
+  Background keeper(
+      {"setpriv", "--no-new-privs",
+       "--bounding-set=-all,+sys_admin,+dac_override,+lease,+kill,+setpcap", "--inh-caps=-all",
+       Program(), "mount", "-f", "-o", "on_watermark=true", Base(), MountPoint()},
+      Scratch() / "out", Scratch() / "err");
+  ASSERT_TRUE(Eventually([&] { return IsMountPoint(MountPoint()); }));
+  Touch(MountPoint() / "dom1");
+  ExpectConfined(Server());
+  Must(Cowfs({"restart", MountPoint()}));
+  KillServer();
+  ExpectConfined(Server());
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  EXPECT_EQ(Info(MountPoint())["keeper_pid"], keeper.pid());
+  EXPECT_TRUE(Holds(MountPoint() / "dom1", base));
+  keeper.Signal(SIGTERM);
+  EXPECT_EQ(keeper.Wait(), 0);
+  EXPECT_FALSE(IsMountPoint(MountPoint()));
+}
+
 TEST_F(Sandbox, AMountThatFailsLeavesNoStore) {
   MakeBase();
   std::filesystem::create_directory(MountPoint());
