@@ -1,5 +1,6 @@
 #include "cmd/daemon.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -7,15 +8,31 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <exception>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cmd/command.h"
 #include "store/error.h"
 
 namespace cowfs {
 namespace {
+
+std::vector<int> inherited;
+
+std::vector<int> open_descriptors() {
+  std::vector<int> list;
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(::opendir("/proc/self/fd"), ::closedir);
+  if (directory == nullptr) return list;
+  while (const dirent* entry = ::readdir(directory.get())) {
+    const int fd = std::atoi(entry->d_name);
+    if (fd > STDERR_FILENO && fd != ::dirfd(directory.get())) list.push_back(fd);
+  }
+  return list;
+}
 
 /// The child's words to its parent: one byte, what it is, and a message. Both ends close by
 /// themselves.
@@ -94,6 +111,7 @@ int parent(Relay& relay, pid_t child) {
 int child(Relay& relay, const std::function<int(const std::function<void()>& ready)>& serve,
           IfAbandoned if_abandoned) {
   relay.be_child();
+  close_inherited_descriptors();
   if (if_abandoned == IfAbandoned::goes_on) ::setsid();
   bool is_ready = false;
   const auto fail = [&](int code, const std::string& message) {
@@ -122,6 +140,12 @@ int child(Relay& relay, const std::function<int(const std::function<void()>& rea
 }
 
 }  // namespace
+
+void note_inherited_descriptors() { inherited = open_descriptors(); }
+
+void close_inherited_descriptors() {
+  for (const int fd : std::exchange(inherited, {})) ::close(fd);
+}
 
 int run_in_background(const std::function<int(const std::function<void()>& ready)>& serve,
                       IfAbandoned if_abandoned) {

@@ -4,6 +4,14 @@
 
 namespace cowfs {
 
+/// Remembers which descriptors above standard error this program was started with. To be called
+/// first.
+void note_inherited_descriptors();
+/// Closes those of them that are still open: whoever lives on must not hold what is its caller's, a
+/// lock or the end of a pipe say, or a file in its own mount, which nobody could close any more.
+/// run_in_background does it in the child.
+void close_inherited_descriptors();
+
 /// What becomes of the child if its parent is gone before it is ready: it sends itself SIGTERM, or
 /// goes on, and is out of reach of the parent's terminal from the beginning.
 enum class IfAbandoned { ends, goes_on };

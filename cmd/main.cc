@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "cmd/command.h"
+#include "cmd/daemon.h"
 #include "store/error.h"
 #include "store/names.h"
 
@@ -89,6 +90,7 @@ int main(int argc, char** argv) {
   int fd = 0;
   while (fd >= 0 && fd <= STDERR_FILENO) fd = ::open("/dev/null", O_RDWR);
   if (fd > STDERR_FILENO) ::close(fd);
+  cowfs::note_inherited_descriptors();
   try {
     const int status = cowfs::run({argv + 1, argv + argc});
     // Output that did not arrive (a full disk, a closed pipe) is no success.

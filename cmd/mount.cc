@@ -253,8 +253,9 @@ int run_mount(const Arguments& arguments) {
   const bool was_there = std::filesystem::exists(server.store.directory);
   return pointing_to_check(server.store.directory, [&] {
     try {
-      return line.foreground ? keep_until_unmounted([] {})
-                             : run_in_background(keep_until_unmounted);
+      if (!line.foreground) return run_in_background(keep_until_unmounted);
+      close_inherited_descriptors();
+      return keep_until_unmounted([] {});
     } catch (...) {
       // The server has emptied what it made, and may not remove it.
       if (!was_there) ::rmdir(server.store.directory.c_str());

@@ -80,6 +80,19 @@ TEST_P(KilledKeeper, IsFollowedByAnotherWhileMachinesWork) {
   EXPECT_EQ(Info()["restarts"], 10);
 }
 
+// A server with a file of its own mount open could not end: it would have to flush it.
+TEST_P(KilledKeeper, IsFollowedByOneThatHasNothingOfTheMountOpen) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  KillKeeper();
+  Must(Shell("exec 7<" + Quoted(*mount / "dom1") + "; " + Quoted(Program()) + " restart " +
+             Quoted(MountPoint())));
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  KillServer();
+  mount->Unmount();
+}
+
 TEST_P(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
   MakeBase();
   auto mount = MountBase();

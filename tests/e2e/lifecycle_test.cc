@@ -170,6 +170,17 @@ TEST_F(Options, TheCacheIsWritebackUnlessToldOtherwise) {
   EXPECT_EQ(CowfsJson({"info", MountPoint()})["cache"], "none");
 }
 
+TEST_F(Options, NothingOfTheCallersStaysOpen) {
+  MakeBase();
+  std::filesystem::create_directories(MountPoint());
+  const Undo unmount = UnmountCowfsAtEnd(MountPoint());
+  // A lock that is the script's, and a pipe that ends when all have closed it.
+  const std::string script = "cd " + Quoted(Scratch()) + "; exec 9>lock; flock -n 9; text=$(" +
+                             Quoted(Program()) +
+                             " mount base.img vms 3>&1); exec 9>&-; flock -n lock true; echo free";
+  EXPECT_EQ(Must(Shell(script)), "free\n");
+}
+
 TEST_F(Options, AUserMountsWithoutBeingRoot) {
   if (!UsersHome::MayMount()) GTEST_SKIP() << "needs fusermount3";
   const Result result = UsersHome(Scratch()).Run(R"sh(
