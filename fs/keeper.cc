@@ -45,6 +45,7 @@ namespace cowfs {
 namespace {
 
 constexpr std::chrono::seconds kTimeToBecomeReady{10};
+constexpr std::chrono::milliseconds kTimeToTryAgain{500};
 constexpr size_t kMostCrashes = 5;
 constexpr std::chrono::seconds kCrashesWithin{10};
 
@@ -137,7 +138,16 @@ void Keeper::send_start() const {
     packet.text += "holds " + name + "\n";
     packet.descriptors.push_back(fd);
   }
-  static_cast<void>(send_packet(socket_, packet));  // its end is seen by its death
+  say(packet);
+}
+
+void Keeper::say(const Packet& packet) const {
+  if (socket_ < 0) return;
+  try {
+    static_cast<void>(send_packet(socket_, packet));  // its end is seen by its death
+  } catch (const Error& error) {
+    config_.log->error("server: {}: process {}: {}", config_.mount_point, server_, error.what());
+  }
 }
 
 void Keeper::mount(const std::string& options) {
@@ -157,7 +167,7 @@ void Keeper::mount(const std::string& options) {
     answer.code = error.code();
     answer.text = error.what();
   }
-  static_cast<void>(send_packet(socket_, answer));
+  say(answer);
 }
 
 void Keeper::tune() const {
@@ -178,18 +188,23 @@ void Keeper::reopen_log() const {
     packet.descriptors.push_back(fd);
   }
   // One that starts opens it itself, and would take this for an answer.
-  if (socket_ >= 0 && is_ready_) static_cast<void>(send_packet(socket_, packet));
+  if (is_ready_) say(packet);
 }
 
 void Keeper::listen() {
-  std::optional<Packet> packet = receive_packet(socket_);
-  if (!packet) {
+  try {
+    if (std::optional<Packet> packet = receive_packet(socket_)) {
+      handle(*packet);
+      return;
+    }
     // It dies, or has; SIGCHLD tells more.
-    ::close(socket_);
-    socket_ = -1;
-    return;
+  } catch (const std::exception& error) {
+    // One that says what nobody understands is not well, and its death is safe at any moment.
+    config_.log->error("server: {}: process {}: {}: killed", config_.mount_point, server_,
+                       error.what());
+    if (server_ > 0) ::kill(server_, SIGKILL);
   }
-  handle(*packet);
+  ::close(std::exchange(socket_, -1));
 }
 
 void Keeper::handle(Packet& packet) {
@@ -275,10 +290,7 @@ void Keeper::server_failed(const std::string& why, bool crashed) {
     candidate_ = program_;
   } else {
     config_.log->error("server: {}: {}; started again", config_.mount_point, why);
-    const Clock::time_point now = Clock::now();
-    if (crashed) crashes_.push_back(now);
-    while (!crashes_.empty() && now - crashes_.front() > kCrashesWithin) crashes_.pop_front();
-    if (crashes_.size() >= kMostCrashes) {
+    if (crashed && crashes_too_often()) {
       give_up();
       return;
     }
@@ -286,12 +298,27 @@ void Keeper::server_failed(const std::string& why, bool crashed) {
   start_next_server();
 }
 
+bool Keeper::crashes_too_often() {
+  const Clock::time_point now = Clock::now();
+  crashes_.push_back(now);
+  while (now - crashes_.front() > kCrashesWithin) crashes_.pop_front();
+  return crashes_.size() >= kMostCrashes;
+}
+
 void Keeper::start_next_server() {
   ++restarts_;
   last_restart_ns_ = std::chrono::duration_cast<std::chrono::nanoseconds>(
                          std::chrono::system_clock::now().time_since_epoch())
                          .count();
-  start_server();
+  try {
+    start_server();
+  } catch (const Error& error) {
+    --restarts_;
+    config_.log->error("server: {}: {}", config_.mount_point, error.what());
+    // Memory, processes or descriptors may come back.
+    deadline_ = Clock::now() + kTimeToTryAgain;
+    if (crashes_too_often()) give_up();
+  }
 }
 
 void Keeper::announce() {
@@ -307,6 +334,7 @@ void Keeper::give_up() {
       "EIO; look at the log, then `cowfs restart {}` or unmount",
       config_.mount_point, kMostCrashes, kCrashesWithin.count(), config_.mount_point);
   crashes_.clear();
+  deadline_ = Clock::time_point::max();
   given_up_ = true;
   state_->given_up = 1;
   end_restart(false, "the server dies again and again; see the log");
@@ -314,7 +342,13 @@ void Keeper::give_up() {
   announce();
 }
 
-void Keeper::start_unmount() { unmount_.start(*program_, config_.mount_point, old_signals_); }
+void Keeper::start_unmount() {
+  try {
+    unmount_.start(*program_, config_.mount_point, old_signals_);
+  } catch (const Error& error) {
+    config_.log->error("{}: not unmounted: {}", config_.mount_point, error.what());
+  }
+}
 
 void Keeper::handle_signal(int signal) {
   switch (signal) {
@@ -338,7 +372,11 @@ void Keeper::handle_signal(int signal) {
 }
 
 void Keeper::check_time() {
-  if (server_ == 0 || Clock::now() < deadline_) return;
+  if (Clock::now() < deadline_) return;
+  if (server_ == 0) {
+    start_next_server();
+    return;
+  }
   // Death is safe at any moment.
   config_.log->error("server: {}: process {} {} in time: killed", config_.mount_point, server_,
                      handing_over_ ? "does not hand over" : "does not become ready");
@@ -370,7 +408,8 @@ int Keeper::run() {
     std::array<pollfd, 4> polled{pollfd{signal_fd.fd(), POLLIN, 0}, pollfd{socket_, POLLIN, 0},
                                  pollfd{given_up_ ? connection_ : -1, POLLIN, 0},
                                  pollfd{unmount_.fd(), POLLIN, 0}};
-    if (::poll(polled.data(), polled.size(), wait_ms()) < 0 && errno != EINTR) {
+    if (::poll(polled.data(), polled.size(), wait_ms()) < 0) {
+      if (errno == EINTR || errno == ENOMEM) continue;
       throw Error{errno, "poll"};
     }
     if (polled[1].revents != 0) listen();
@@ -388,7 +427,21 @@ int Keeper::run() {
 
 int keep(const KeeperConfig& config, const std::function<void()>& ready,
          const KeeperLegacy& legacy) {
-  return Keeper(config, ready, legacy).run();
+  bool is_ready = false;
+  const std::function<void()> note_ready = [&] {
+    is_ready = true;
+    ready();
+  };
+  try {
+    return Keeper(config, note_ready, legacy).run();
+  } catch (const std::exception& error) {
+    // Nobody else is told from then on.
+    if (is_ready) {
+      config.log->critical("keeper: {}: {}: it ends; `cowfs restart {}` brings another",
+                           config.mount_point, error.what(), config.mount_point);
+    }
+    throw;
+  }
 }
 
 }  // namespace cowfs

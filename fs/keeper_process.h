@@ -47,6 +47,9 @@ class Keeper {
   void start_server();
   void start_next_server();
   void send_start() const;
+  /// To the server. Where that fails it is logged, and the server's end or the clock does the rest:
+  /// nothing that a server is or does is to end its keeper.
+  void say(const Packet& packet) const;
   void listen();
   void handle(Packet& packet);
   void mount(const std::string& options);
@@ -55,6 +58,8 @@ class Keeper {
   void collect_children();
   void server_ended(int status);
   void server_failed(const std::string& why, bool crashed);
+  /// Counts one more.
+  bool crashes_too_often();
   void give_up();
   /// Tells who waits for it that the mount is as it will be.
   void announce();

@@ -80,10 +80,11 @@ void Keeper::hand_over() {
     return;
   }
   if (!is_ready_ || handing_over_) return;
-  handing_over_ = true;
   deadline_ = Clock::now() + kTimeToHandOver;
-  static_cast<void>(
-      send_packet(socket_, {.say = Say::hand_over, .code = 0, .text = {}, .descriptors = {}}));
+  // One that is dead already, or dying, is followed by another as soon as that is known.
+  if (socket_ < 0) return;
+  handing_over_ = true;
+  say({.say = Say::hand_over, .code = 0, .text = {}, .descriptors = {}});
 }
 
 /// Nothing is under way that another program would have to know of.

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "tests/e2e/machine.h"
@@ -31,6 +33,13 @@ class Keeper : public MountTest, public testing::WithParamInterface<const char*>
     EXPECT_TRUE(Eventually([&] { return Server() != old; }));
   }
 };
+
+// Dead, with all its threads, and its parent was not told.
+bool IsZombie(pid_t process) {
+  std::ifstream file("/proc/" + std::to_string(process) + "/status");
+  const std::string status{std::istreambuf_iterator<char>(file), {}};
+  return Mentions(status, "State:\tZ") && Mentions(status, "Threads:\t1\n");
+}
 
 TEST_P(Keeper, IsShownWithItsServerAndRestarts) {
   MakeBase();
@@ -68,6 +77,28 @@ TEST_P(Keeper, MachinesGoOnWhileServersAreKilled) {
     for (Machine* machine : {&one, &two, &three}) machine->ExpectGoodEnd(20);
   }
   EXPECT_EQ(Info()["restarts"], 15);
+}
+
+// What it is told while it does not know yet that the server is dead.
+TEST_P(Keeper, GoesOnWhenItIsAskedForSomethingByTheDead) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  for (const int signal : {SIGUSR1, SIGHUP, SIGUSR2}) {
+    const Json before = Info();
+    const auto keeper = before["keeper_pid"].get<pid_t>();
+    const auto server = before["server_pid"].get<pid_t>();
+    kill(keeper, SIGSTOP);
+    kill(server, SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return IsZombie(server); }));
+    kill(keeper, signal);
+    kill(keeper, SIGCONT);
+    image.Write(0, "written");
+    const Json after = Info();
+    EXPECT_EQ(after["keeper_pid"], keeper);
+    EXPECT_EQ(after["restarts"], before["restarts"].get<int>() + 1);
+  }
 }
 
 TEST_P(Keeper, NamesAreChangedOnceThoughServersAreKilled) {
