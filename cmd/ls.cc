@@ -35,7 +35,8 @@ constexpr HelpTexts kHelp{
 
 struct MountRow {
   MountEntry entry;
-  nlohmann::json facts;  ///< null: dead
+  nlohmann::json facts;  ///< empty: unknown
+  const char* state;
 };
 
 std::vector<MountRow> host_mounts() {
@@ -43,11 +44,13 @@ std::vector<MountRow> host_mounts() {
   for (const MountEntry& entry : mounts()) {
     if (!is_cowfs(entry)) continue;
     try {
-      rows.push_back({entry, mount_facts(entry)});
+      rows.push_back({entry, mount_facts(entry), "serving"});
     } catch (const Error& error) {
       // Else it is hidden below another mount, or not ours to look into.
-      const bool dead = is_dead_server(error.code());
-      rows.push_back({entry, dead ? nlohmann::json() : nlohmann::json::object()});
+      const char* state = is_dead_server(error.code()) ? "dead"
+                          : keeper_that_gave_up(entry) ? "given up"
+                                                       : "serving";
+      rows.push_back({entry, nlohmann::json::object(), state});
     }
   }
   return rows;
@@ -65,9 +68,7 @@ void print_mounts(bool json) {
   const auto shown = [](const nlohmann::json& value) {
     return value.is_string() ? value.get<std::string>() : std::string("-");
   };
-  for (const auto& [entry, facts] : rows) {
-    const char* state = facts.is_null() ? "dead" : "serving";
-    const nlohmann::json known = facts.is_null() ? nlohmann::json::object() : facts;
+  for (const auto& [entry, known, state] : rows) {
     const auto fact = [&](const char* key) { return known.value(key, nlohmann::json()); };
     list.push_back({{"mount", entry.point},
                     {"base", known.value("base", entry.source)},

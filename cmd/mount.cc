@@ -93,6 +93,9 @@ std::string check_mount_point(const std::string& path) {
     throw Error::with_message(code, "mount point " + path + ": " + why);
   };
   clean_up_stale_mounts(followed_path(path), "mount");
+  if (const auto mounted = mount_at(followed_path(path)); mounted && is_cowfs(*mounted)) {
+    require_alive(*mounted);
+  }
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) refuse(ENOENT, "does not exist; make it with mkdir(1)");

@@ -106,7 +106,21 @@ bool is_dead(const MountEntry& mount) {
   return ::statfs(mount.point.c_str(), &status) != 0 && is_dead_server(errno);
 }
 
+std::optional<KeeperLook> keeper_that_gave_up(const MountEntry& mount) {
+  // It answers everything with EIO.
+  struct statfs status {};
+  if (::statfs(mount.point.c_str(), &status) == 0 || errno != EIO) return std::nullopt;
+  const std::optional<KeeperLook> keeper = find_keeper(mount.point);
+  return keeper && keeper->given_up ? keeper : std::nullopt;
+}
+
 void require_alive(const MountEntry& mount) {
+  if (const std::optional<KeeperLook> keeper = keeper_that_gave_up(mount)) {
+    throw Error::with_message(
+        EIO, fmt::format("mount {}: its server crashed again and again, and its keeper, process "
+                         "{}, starts no other: the log says why; `cowfs restart {}` tries again",
+                         mount.point, keeper->pid, mount.point));
+  }
   if (!is_dead(mount)) return;
   throw Error::with_message(ENOTCONN, fmt::format("mount {}: its server is dead; clean up with "
                                                   "`cowfs umount {}`, then mount it again",

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "fs/keeper_state.h"
 #include "fs/users.h"
 #include "store/error.h"
 #include "store/host_fs.h"
@@ -31,6 +32,9 @@ bool is_dead(const MountEntry& mount);
 
 /// Error with what to do if the server of the mount is dead. Does nothing for other mounts.
 void require_alive(const MountEntry& mount);
+/// The keeper of a mount whose servers crashed so often that it starts no other; none if that is
+/// not so.
+std::optional<KeeperLook> keeper_that_gave_up(const MountEntry& mount);
 
 /// Whether `code` is what a mount's dead server leaves behind.
 bool is_dead_server(int code);

@@ -141,12 +141,8 @@ std::string users_text(const MountEntry& mount) {
 
 /// A loop device that was just detached, or a process that has just ended, may hold it for a moment
 /// still.
-/// `ended_writes`: there were writes that waited for space, and they are lost.
-void unmount_or_name_users(const MountEntry& mount, pid_t server, bool ended_writes) {
-  const char* besides =
-      ended_writes ? "; its writes that waited for space have ended with an error, and none waits "
-                     "any more"
-                   : "";
+/// `besides` ends the message to who is refused.
+void unmount_or_name_users(const MountEntry& mount, pid_t server, const std::string& besides) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
   for (;;) {
     const Refusal refusal = unmount(mount.point, false);
@@ -201,12 +197,6 @@ void clean_up_dead(const MountEntry& mount) {
   print_message("umount", mount.point + ": its server was dead; the mount point is cleaned up");
 }
 
-/// Whether its servers crashed so often that its keeper starts no other.
-bool is_given_up(const MountEntry& mount) {
-  const std::optional<KeeperLook> keeper = find_keeper(mount.point);
-  return keeper && keeper->given_up;
-}
-
 /// Whether the same file system, which is mounted at `mount`, is also mounted elsewhere (mount(8)
 /// with --bind). Its server goes on then.
 bool is_mounted_elsewhere(const MountEntry& mount) {
@@ -223,6 +213,18 @@ void wait_for_end(const ProcessHandle& server) {
     if (terminal) fmt::print(stderr, ".");
   }
   if (terminal) fmt::print(stderr, "\r\x1b[K");
+}
+
+/// Its keeper answers all with errors, and could still have another server started.
+void unmount_given_up(const MountEntry& mount, const KeeperLook& look) {
+  const ProcessHandle keeper(look.pid);
+  unmount_or_name_users(
+      mount, look.pid,
+      "; its server crashed again and again: `cowfs restart " + mount.point + "` tries another");
+  wait_for_end(keeper);
+  print_message("umount", mount.point +
+                              ": its server had crashed again and again; what was not durable by "
+                              "then is lost");
 }
 
 }  // namespace
@@ -264,7 +266,10 @@ int run_umount(const Arguments& arguments) {
                                          join_failures(failures) +
                                          "; --force unmounts all the same");
     }
-    unmount_or_name_users(mount, pid, ended_writes);
+    unmount_or_name_users(mount, pid,
+                          ended_writes ? "; its writes that waited for space have ended with an "
+                                         "error, and none waits any more"
+                                       : "");
     if (elsewhere) {
       print_message("umount",
                     mount.point + ": is mounted in another place too; its server goes on");
@@ -273,8 +278,12 @@ int run_umount(const Arguments& arguments) {
       wait_for_end(keeper);
     }
   } catch (const Error& error) {
-    if (!is_dead_server(error.code()) && !(error.code() == EIO && is_given_up(mount))) throw;
-    clean_up_dead(mount);
+    if (const std::optional<KeeperLook> keeper = keeper_that_gave_up(mount)) {
+      unmount_given_up(mount, *keeper);
+    } else {
+      if (!is_dead_server(error.code())) throw;
+      clean_up_dead(mount);
+    }
     failures.clear();
   }
   if (!failures.empty()) {

@@ -12,6 +12,7 @@
 #include <cctype>
 #include <charconv>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <future>
@@ -25,6 +26,7 @@
 
 #include "store/error.h"
 #include "store/file.h"
+#include "store/host_fs.h"
 
 namespace cowfs {
 namespace {
@@ -111,6 +113,14 @@ std::optional<FileIdentity> ask_loop_device(const std::string& device) {
   }
 }
 
+/// For a mount that answers nobody: the file lies in it, whichever it is.
+std::optional<FileIdentity> by_place(const std::string& file) {
+  const std::string directory = std::filesystem::path(file).parent_path();
+  const std::optional<MountEntry> mount = mount_at(directory);
+  if (!mount) return std::nullopt;
+  return FileIdentity{.device = mount->device, .inode = 0};
+}
+
 /// sysfs names the backing file to everybody. The device itself is asked only where the name leads
 /// nowhere, since a device that is open cannot be detached at once.
 Users file_of_loop_device(uint64_t device, const std::string& name) {
@@ -120,6 +130,7 @@ Users file_of_loop_device(uint64_t device, const std::string& name) {
   std::optional<FileIdentity> backing;
   if (!file.ends_with(" (deleted)")) backing = identify(file);
   if (!backing) backing = ask_loop_device(path);
+  if (!backing) backing = by_place(file);
   if (!backing || backing->device != device) return {};
   return {{backing->inode,
            User{.kind = User::Kind::loop, .pid = 0, .command = "", .device = path, .path = file}}};

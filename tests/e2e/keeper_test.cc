@@ -180,6 +180,62 @@ TEST_P(Keeper, AMountThatWasGivenUpIsUnmounted) {
   mount->MountAgain();
 }
 
+TEST_P(Keeper, AMountThatWasGivenUpIsNotTakenFromItsUsers) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  Touch(*mount / "dom2");
+  File image(*mount / "dom1");
+  image.Write(0, "written");
+  const pid_t keeper = mount->keeper();
+  {
+    const LoopDevice loop(*mount / "dom2");
+    for (int i = 0; i < 4; ++i) {
+      KillServer(SIGSEGV);
+    }
+    kill(Server(), SIGSEGV);
+    const auto ls = [] { return CowfsJson({"ls"}).dump(); };
+    ASSERT_TRUE(Eventually([&] { return ls().find("given up") != std::string::npos; }));
+    const std::string restart = "`cowfs restart " + MountPoint().string() + "` tries a";
+    for (const Arguments& arguments : std::vector<Arguments>{{"info", MountPoint()},
+                                                             {"ls", MountPoint()},
+                                                             {"create", MountPoint() / "new"},
+                                                             {"rm", MountPoint() / "dom1"},
+                                                             {"sync", MountPoint()},
+                                                             {"check", MountPoint()},
+                                                             {"mount", Base(), MountPoint()}}) {
+      const Result result = Cowfs(arguments);
+      EXPECT_EQ(result.status, 1);
+      EXPECT_TRUE(Mentions(result.err, "its server crashed again and again")) << result.command;
+      EXPECT_TRUE(Mentions(result.err, restart)) << result.command;
+    }
+    const Result refused = Cowfs({"umount", MountPoint()});
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_TRUE(Mentions(refused.err, "is in use by "));
+    EXPECT_TRUE(Mentions(refused.err, loop.device()));
+    EXPECT_TRUE(Mentions(refused.err, "process " + std::to_string(getpid())));
+    EXPECT_TRUE(Mentions(refused.err, restart));
+    kill(keeper, SIGTERM);
+    EXPECT_TRUE(
+        Eventually([&] { return ReadFile(log).find("is in use by ") != std::string::npos; }));
+    EXPECT_TRUE(IsMountPoint(MountPoint()));
+    Must(Cowfs({"restart", MountPoint()}));
+    EXPECT_EQ(image.Read(0, 7), "written");
+    for (int i = 0; i < 4; ++i) {
+      KillServer(SIGSEGV);
+    }
+    kill(Server(), SIGSEGV);
+    ASSERT_TRUE(Eventually([&] { return ls().find("given up") != std::string::npos; }));
+  }
+  EXPECT_THROW(image.Close(), std::exception);  // nobody can flush it
+  const Result ended = Cowfs({"umount", MountPoint()});
+  EXPECT_EQ(ended.status, 0) << ended.err;
+  EXPECT_TRUE(Mentions(ended.err, "what was not durable by then is lost"));
+  EXPECT_FALSE(ProcessExists(keeper));
+  mount->MountAgain();
+}
+
 TEST_P(Keeper, RestartReplacesTheServerAndKeepsWhatIsOpen) {
   const Bytes base = MakeBase();
   auto mount = MountBase();
