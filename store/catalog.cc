@@ -71,8 +71,8 @@ int64_t catalog_now() {
 }
 
 Database::Mode writing_mode(const std::string& directory) {
-  return is_copy_on_write_type(host_file_system(directory).type) ? Database::Mode::read_write_alone
-                                                                 : Database::Mode::read_write;
+  return mapped_change_takes_space(directory) ? Database::Mode::read_write_alone
+                                              : Database::Mode::read_write;
 }
 
 Database::Mode reading_mode(const std::string& directory) {

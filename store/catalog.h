@@ -187,7 +187,7 @@ class Catalog {
 };
 
 /// How the catalog in `directory` is opened for writing: alone where its host could not have a
-/// mapped file changed on a full disk (is_copy_on_write_type).
+/// mapped file changed on a full disk (mapped_change_takes_space).
 Database::Mode writing_mode(const std::string& directory);
 /// Likewise for reading, by who holds the store's lock.
 Database::Mode reading_mode(const std::string& directory);

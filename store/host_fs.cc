@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -115,8 +116,12 @@ bool is_network_type(std::string_view type) {
   return std::find(kTypes.begin(), kTypes.end(), type) != kTypes.end();
 }
 
-bool is_copy_on_write_type(std::string_view type) {
-  return type == "btrfs" || type == "bcachefs" || type == "zfs";
+bool mapped_change_takes_space(const std::string& directory) {
+  const std::string type = host_file_system(directory).type;
+  if (type == "btrfs" || type == "bcachefs" || type == "zfs") return true;
+  struct statvfs host {};
+  if (::statvfs(directory.c_str(), &host) != 0) throw Error{errno, directory};
+  return host.f_bsize < static_cast<unsigned long>(::sysconf(_SC_PAGESIZE));
 }
 
 Space space_at(const std::string& path) {

@@ -22,10 +22,12 @@ HostFileSystem host_file_system(const std::string& path);
 /// write-ahead log cannot be trusted (I9).
 bool is_network_type(std::string_view type);
 
-/// Whether file systems of this type write to another place what is written over, so that it takes
-/// space. Where there is none, a page of a file that is mapped into memory cannot be changed any
-/// more, and who tries is ended with SIGBUS.
-bool is_copy_on_write_type(std::string_view type);
+/// Whether a change of a page that is mapped into memory may take space of the file system that
+/// holds `directory`; where there is none, who makes it is ended with SIGBUS. It is so where what
+/// is written over goes to another place, and where blocks are smaller than pages: then SQLite's
+/// shared memory (catalog.db-shm), of which it writes a byte of each page, has holes within pages.
+/// Throws Error.
+bool mapped_change_takes_space(const std::string& directory);
 
 struct Space {
   uint64_t total;      ///< bytes
