@@ -14,6 +14,7 @@
 
 #include "fs/check_job.h"
 #include "fs/keeper_link.h"
+#include "fs/server_notes.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -37,9 +38,11 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config, Sandbox sandbox
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
       parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
-      space_monitor_({.store = store.facts().directory, .marks = config.watermarks}, *config.log),
+      space_monitor_({.store = store.facts().directory, .marks = config.watermarks},
+                     server_notes(*config.store.live).watermark, *config.log),
       check_job_(std::make_unique<CheckJob>(store, config.log)) {
   if (!config.store.live->taken_over()) return;
+  if (server_notes(*config.store.live).waiting_ended != 0) parking_.end_all();
   for (const Handles::Open& open : handles_.all()) {
     if (const std::shared_ptr<Image> image = store.find(open.image)) image->acquire();
   }
@@ -192,6 +195,7 @@ void FileSystem::end_waiting() {
       "full: {}: writes without space do not wait any more, but fail, from now to the next mount{}",
       config_.mount_point,
       waiting > 0 ? "; requests that waited, ended with an error: " + std::to_string(waiting) : "");
+  server_notes(*config_.store.live).waiting_ended = 1;
   parking_.end_all();
 }
 

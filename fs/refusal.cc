@@ -9,7 +9,7 @@
 
 #include "fs/request_slots.h"
 #include "fs/resend.h"
-#include "fs/saved_init.h"
+#include "fs/server_notes.h"
 #include "store/error.h"
 #include "store/live_memory.h"
 
@@ -26,8 +26,7 @@ void Refusal::begin(int connection, int live) {
   // Servers that die again and again may have left anything there.
   attempt([&] {
     auto memory = std::make_shared<LiveMemory>(live);
-    const auto& saved = *static_cast<const SavedInit*>(memory->notes());
-    if (saved.resend != Resend::slots) return;
+    if (server_notes(*memory).init.resend != Resend::slots) return;
     ::munlockall();  // or each slot would be touched as a whole
     RequestSlots(memory, connection).refuse_left(EIO);
   });

@@ -14,7 +14,7 @@ enum class Resend : uint32_t {
 };
 
 /// FUSE_INIT as the kernel sent it and as it was answered: by it a server that takes over an
-/// agreed connection makes libfuse know what was agreed. Lies in LiveMemory::notes.
+/// agreed connection makes libfuse know what was agreed. Lies in ServerNotes.
 struct SavedInit {
   std::array<std::byte, 512> request;
   std::array<std::byte, 256> reply;

@@ -28,7 +28,7 @@
 #include "fs/request.h"
 #include "fs/request_buffer.h"
 #include "fs/resend.h"
-#include "fs/saved_init.h"
+#include "fs/server_notes.h"
 #include "store/error.h"
 #include "store/stop_point.h"
 
@@ -136,8 +136,7 @@ void Session::Destroy::operator()(fuse_session* session) const noexcept {
 Session::Session(int fd, const std::vector<std::string>& options,
                  const fuse_lowlevel_ops& operations, void* user_data,
                  std::shared_ptr<LiveMemory> memory)
-    : fd_(fd), memory_(std::move(memory)), saved_(*static_cast<SavedInit*>(memory_->notes())) {
-  static_assert(sizeof(SavedInit) <= LiveMemory::kNoteBytes);
+    : fd_(fd), memory_(std::move(memory)), saved_(server_notes(*memory_).init) {
   const LibfuseMessages messages;
   const auto fail = [&] {
     const std::string& text = messages.text();

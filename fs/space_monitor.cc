@@ -16,11 +16,12 @@ constexpr std::chrono::seconds kLookInterval{2};
 
 }  // namespace
 
-SpaceMonitor::SpaceMonitor(Config config, spdlog::logger& log)
+SpaceMonitor::SpaceMonitor(Config config, std::atomic<uint32_t>& told, spdlog::logger& log)
     : config_(std::move(config)),
+      told_(told),
       log_(log),
       news_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd"),
-      marks_(config_.marks),
+      marks_(config_.marks, told),
       thread_([this] { run(); }) {}
 
 SpaceMonitor::~SpaceMonitor() {
@@ -59,6 +60,7 @@ void SpaceMonitor::look() {
   {
     const std::lock_guard lock(mutex_);
     news = marks_.update(used);
+    told_ = marks_.reached().value_or(0);
   }
   for (const unsigned mark : news) {
     log_.warn("space: {}: the file system is {} % full (watermark {} %)", config_.store, used,

@@ -2,7 +2,9 @@
 
 #include <spdlog/fwd.h>
 
+#include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -24,7 +26,9 @@ class SpaceMonitor {
     std::vector<unsigned> marks;
   };
 
-  SpaceMonitor(Config config, spdlog::logger& log);
+  /// `told` is where the highest mark stands that was told of, percent or 0: by a monitor before
+  /// this one, by which it is not told again, and for one after it.
+  SpaceMonitor(Config config, std::atomic<uint32_t>& told, spdlog::logger& log);
   SpaceMonitor(const SpaceMonitor&) = delete;
   SpaceMonitor& operator=(const SpaceMonitor&) = delete;
   ~SpaceMonitor();
@@ -41,6 +45,7 @@ class SpaceMonitor {
   void look();
 
   const Config config_;
+  std::atomic<uint32_t>& told_;
   spdlog::logger& log_;
   const Descriptor news_fd_;
   std::mutex mutex_;  // guards what follows

@@ -15,8 +15,9 @@ unsigned used_percent(const Space& space) {
       std::ceil(100.0L * static_cast<long double>(used) / static_cast<long double>(all)));
 }
 
-Watermarks::Watermarks(std::vector<unsigned> marks) : marks_(std::move(marks)) {
+Watermarks::Watermarks(std::vector<unsigned> marks, unsigned reached) : marks_(std::move(marks)) {
   std::sort(marks_.begin(), marks_.end());
+  static_cast<void>(update(reached));
 }
 
 std::vector<unsigned> Watermarks::update(unsigned used) {

@@ -16,8 +16,8 @@ unsigned used_percent(const Space& space);
 /// more than a percent.
 class Watermarks {
  public:
-  /// In any order.
-  explicit Watermarks(std::vector<unsigned> marks);
+  /// In any order. Those up to `reached` are reached already.
+  explicit Watermarks(std::vector<unsigned> marks, unsigned reached = 0);
 
   /// The marks that `used` percent has newly reached, the lowest first.
   [[nodiscard]] std::vector<unsigned> update(unsigned used);

@@ -107,6 +107,43 @@ TEST_P(HandedDown, ThatAnInterruptionWasReadAndNotDone) {
   MakeRoom();
 }
 
+TEST_P(HandedDown, ThatNothingWaitsForSpaceAnyMore) {
+  SetUpHost("ext4");
+  if (IsSkipped()) return;
+  auto mount = MountOnHost(Resend() + ",full=wait");
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  EXPECT_EQ(Cowfs({"umount", "--force", MountPoint()}).status, 1);  // it is in use
+  EXPECT_EQ(Info()["full"], "error");
+  ChangeServers();
+  EXPECT_EQ(Info()["full"], "error");
+  Fill();
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 0, RandomBytes(64 * kKiB, 5)), ENOSPC);
+  MakeRoom();
+}
+
+TEST_P(HandedDown, ThatWatermarksWereToldOf) {
+  SetUpHost("ext4");
+  if (IsSkipped()) return;
+  const Path told = Scratch() / "told";
+  auto mount = MountOnHost(Resend() + ",watermarks=1:99,on_watermark=\"echo $COWFS_WATERMARK >>" +
+                           told.string() + "\"");
+  EXPECT_TRUE(Eventually([&] { return Info()["watermark"] == 1; }));
+  ChangeServers();
+  EXPECT_TRUE(Eventually([&] { return Info()["watermark"] == 1; }));
+  Fill();
+  EXPECT_TRUE(Eventually([&] { return Info()["watermark"] == 99; }));
+  ChangeServers();
+  EXPECT_TRUE(Eventually([&] { return Info()["watermark"] == 99; }));
+  // It comes in order, and what is told of later has been told by then.
+  MakeRoom();
+  EXPECT_TRUE(Eventually([&] { return Info()["watermark"] == 1; }));
+  Fill();
+  EXPECT_TRUE(Eventually([&] { return ReadFile(told).find("99\n99\n") != std::string::npos; }));
+  EXPECT_EQ(ReadFile(told), "1\n99\n99\n");
+  MakeRoom();
+}
+
 TEST_P(HandedDown, TimesThatWereSet) {
   MakeBase();
   auto mount = MountBase({"-o", Resend()});

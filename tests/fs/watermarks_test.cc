@@ -35,6 +35,15 @@ TEST(Watermarks, NoMarksAreNeverReached) {
   EXPECT_EQ(marks.reached(), std::nullopt);
 }
 
+TEST(Watermarks, ThoseThatWereReachedBeforeDoNotCountAgain) {
+  Watermarks marks({80, 90, 95}, 90);
+  EXPECT_EQ(marks.reached(), 90U);
+  EXPECT_EQ(marks.update(92), Marks());
+  EXPECT_EQ(marks.update(96), Marks{95});
+  EXPECT_EQ(marks.update(70), Marks());
+  EXPECT_EQ(marks.update(81), Marks{80});
+}
+
 TEST(UsedPercent, LeavesOutWhatIsForRootAlone) {
   EXPECT_EQ(used_percent({.total = 1000, .free = 1000, .available = 900}), 0U);
   EXPECT_EQ(used_percent({.total = 1000, .free = 100, .available = 0}), 100U);
