@@ -46,7 +46,8 @@ struct ControlMessage {
 constexpr unsigned long kControlRequest = _IOWR('c', 0x0f, ControlMessage);
 
 /// Asks the server of the mount that `path` lies in. Throws Error: ENOTTY if that is no cowfs
-/// mount, ENOTCONN if its server is dead.
+/// mount, ENOTCONN if its server is dead. Root asks a mount that a user made for himself alone as
+/// that user, in a thread.
 nlohmann::json ask_server(const std::string& path, const nlohmann::json& question);
 /// Asks for the facts.
 nlohmann::json ask_server(const std::string& path);

@@ -49,7 +49,7 @@ MountEntry parse_mount_entry(const std::string& line) {
   std::string word;
   while (words >> word && word != "-") {
   }
-  words >> entry.type >> entry.source;
+  words >> entry.type >> entry.source >> entry.file_system_options;
   unsigned major = 0;
   unsigned minor = 0;
   char colon = 0;

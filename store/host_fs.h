@@ -45,6 +45,7 @@ struct MountEntry {
   std::string options;  ///< per mount
   std::string type;
   std::string source;
+  std::string file_system_options;  ///< of what is mounted, "rw,user_id=0" say
 };
 
 /// A line as the kernel writes it; of another what can be made of it.

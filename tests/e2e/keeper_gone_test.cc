@@ -170,6 +170,24 @@ TEST_P(KilledKeeper, OfAUserIsFollowedByHisAlsoIfRootAsksForIt) {
   EXPECT_EQ(result.out, "user: 65534 65534 own\nroot: 65534 65534 own\n");
 }
 
+TEST_P(KilledKeeper, OfAUserWhoKeepsRootOutIsFollowedByHis) {
+  if (!UsersHome::MayMount()) GTEST_SKIP() << "needs fusermount3";
+  const Result result = UsersHome(Scratch()).Run(R"sh(
+    pid() { ./cowfs info --json home/vms | sed -n "s/.*\"$1_pid\": *\([0-9a-z]*\).*/\1/p"; }
+    user ./cowfs mount home/base.img home/vms
+    user sh -c 'echo own > home/vms/dom1'
+    if cat home/vms/dom1; then exit 3; fi
+    kill -9 $(pid keeper)
+    until [ "$(pid keeper)" = null ]; do sleep 0.05; done
+    ./cowfs restart home/vms
+    echo $(stat -c %u /proc/$(pid keeper) /proc/$(pid server)) $(user cat home/vms/dom1)
+    ./cowfs restart home/vms
+    user ./cowfs umount home/vms
+  )sh");
+  EXPECT_EQ(result.status, 0) << result.out << result.err;
+  EXPECT_EQ(result.out, "65534 65534 own\n");
+}
+
 TEST_P(KilledKeeper, IsNotReplacedAndTheServerLeftAloneIfThatCannotBe) {
   MakeBase();
   std::filesystem::create_directories(Scratch() / "logs");
