@@ -85,7 +85,7 @@ void ask_keeper(const KeeperLook& before, const std::string& point, int signal) 
   while (std::chrono::steady_clock::now() < deadline) {
     pollfd ended{.fd = keeper.fd(), .events = POLLIN, .revents = 0};
     if (::poll(&ended, 1, 5) > 0) {
-      throw Error::with_message(ESRCH, point + ": its keeper ended meanwhile");
+      throw Error::with_message(ESRCH, point + ": its keeper has ended");
     }
     // None for a moment while it becomes another program.
     const std::optional<KeeperLook> now = look_at_keeper(before.pid, point);
@@ -95,6 +95,22 @@ void ask_keeper(const KeeperLook& before, const std::string& point, int signal) 
   }
   throw Error::with_message(
       ETIMEDOUT, point + ": nothing has come of it in a minute; see the log, which will say so");
+}
+
+/// Another restart was faster in bringing a keeper, and with it the server that we were to bring.
+int wait_for_keeper(const std::string& point) {
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (const std::optional<KeeperLook> keeper = find_keeper(point); keeper && keeper->asked > 0) {
+      if (keeper->well) return kDone;
+      throw Error::with_message(EIO, point + ": not restarted: " + keeper->message);
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  throw Error::with_message(ETIMEDOUT,
+                            point +
+                                ": another restart brings a keeper, and is not done in a "
+                                "minute; see the log");
 }
 
 }  // namespace
@@ -108,10 +124,18 @@ int run_restart(const Arguments& arguments) {
   if (!line.parse(arguments)) return kDone;
 
   const MountEntry mount = mount_of_directory(directory);
-  const Kept kept = keeper_that_may_be_asked(mount);
-  if (!kept.keeper) return adopt(mount, kept.point);
-  ask_keeper(*kept.keeper, kept.point, keeper ? SIGUSR2 : SIGUSR1);
-  return kDone;
+  // A keeper may end, and another restart bring one, between our look and our deed.
+  for (int attempts = 3;; --attempts) {
+    const Kept kept = keeper_that_may_be_asked(mount);
+    try {
+      if (!kept.keeper) return adopt(mount, kept.point);
+      ask_keeper(*kept.keeper, kept.point, keeper ? SIGUSR2 : SIGUSR1);
+      return kDone;
+    } catch (const Error& error) {
+      if (error.code() == EBUSY && !kept.keeper) return wait_for_keeper(kept.point);
+      if (error.code() != ESRCH || attempts == 1) throw;
+    }
+  }
 }
 
 }  // namespace cowfs

@@ -89,6 +89,7 @@ std::string followed_path(const std::string& path) {
 bool is_cowfs(const MountEntry& entry) { return entry.type == "fuse.cowfs"; }
 
 MountEntry mount_of_directory(const std::string& directory) {
+  if (directory.empty()) throw Error::with_message(ENOENT, "the empty path names nothing");
   const std::optional<std::string> real = real_path(trimmed(directory));
   if (!real) throw Error{errno, directory};
   std::optional<MountEntry> mount = mount_at(*real);
@@ -122,9 +123,10 @@ void require_alive(const MountEntry& mount) {
                          mount.point, keeper->pid, mount.point));
   }
   if (!is_dead(mount)) return;
-  throw Error::with_message(ENOTCONN, fmt::format("mount {}: its server is dead; clean up with "
-                                                  "`cowfs umount {}`, then mount it again",
-                                                  mount.point, mount.point));
+  throw Error::with_message(ENOTCONN,
+                            fmt::format("mount {}: its server is dead; mount it again, or "
+                                        "clean up with `cowfs umount {}`",
+                                        mount.point, mount.point));
 }
 
 ImagePath image_in_mount(const std::string& path) {

@@ -150,7 +150,8 @@ void unmount_or_name_users(const MountEntry& mount, pid_t server, const std::str
     if (refusal.code != EBUSY) refuse_unmount(mount, server, refusal);
     const std::string users = users_text(mount);
     if (!users.empty()) {
-      throw Error::with_message(EBUSY, mount.point + ": is in use by " + users + besides);
+      throw Error::with_message(EBUSY,
+                                fmt::format("{}: is in use by {}{}", mount.point, users, besides));
     }
     if (std::chrono::steady_clock::now() > deadline) {
       throw Error::with_message(EBUSY, mount.point +

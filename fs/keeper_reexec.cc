@@ -124,7 +124,7 @@ void require_keeper(const Program& program, int memory, const sigset_t& signals)
     set_close_on_exec(memory, false);
     ::sigprocmask(SIG_SETMASK, &signals, nullptr);
     program.execute({"cowfs", "keep", "--probe", std::to_string(memory)});
-    const std::string why = "it cannot be run: " + error_text(errno);
+    const std::string why = program.why_not(errno);
     static_cast<void>(!::write(STDERR_FILENO, why.data(), why.size()));
     ::_exit(127);
   }
@@ -171,7 +171,7 @@ void become_program(const Program& next, const KeeperLegacy& legacy, const sigse
   next.execute({"cowfs", "keep", std::to_string(memory.fd())});
   const int code = errno;
   close_all(true);
-  throw Error(code, "run " + next.path());
+  throw Error::with_message(code, next.why_not(code));
 }
 
 KeeperLegacy inherit_keeper(int memory) {

@@ -56,7 +56,10 @@ void Keeper::adopt() {
 }
 
 void Keeper::end_restart(bool well, const std::string& why) {
-  if (std::exchange(restart_asked_, false)) report(well, why);
+  const std::string no_candidate = std::exchange(no_candidate_, "");
+  if (!std::exchange(restart_asked_, false)) return;
+  // Another server, but not of the program that was asked for.
+  report(well && no_candidate.empty(), well ? no_candidate : why);
 }
 
 void Keeper::report(bool well, const std::string& why) {
@@ -73,6 +76,7 @@ void Keeper::hand_over() {
   } catch (const Error& error) {
     config_.log->error("restart: {}: the program that runs is used again", error.what());
     candidate_ = program_;
+    no_candidate_ = std::string(error.what()) + "; the program that runs was started again";
   }
   if (server_ == 0) {
     given_up_ = false;

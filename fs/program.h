@@ -20,11 +20,16 @@ class Program {
   /// Stays the program's.
   [[nodiscard]] int fd() const { return file_.fd(); }
 
-  /// Becomes the program; `arguments` begin with its name. Returns only if it fails. For a process
-  /// with one thread.
+  /// Becomes the program; `arguments` begin with its name. Returns only if it fails, with errno
+  /// set. For a process with one thread.
   void execute(std::vector<std::string> arguments) const;
 
-  /// The path from which this process was started.
+  /// What keeps the program from being run, after `execute` has failed with `code`: an errno value.
+  [[nodiscard]] std::string why_not(int code) const;
+
+  /// The path by which this process was started, absolute; symbolic links in it are not followed,
+  /// since another program comes in the place of this one by such a link too. To be called in the
+  /// working directory that the process was started in. Throws Error.
   static std::string own_path();
 
  private:

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 
+#include "fs/keeper_protocol.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -29,6 +30,13 @@ namespace {
   ::sigprocmask(SIG_SETMASK, &signals, nullptr);
   if (config.instead_of_program) ::_exit(config.instead_of_program(kServerSocket));
   program.execute(config.arguments);
+  const int code = errno;
+  // The program that was to say why it fails is this one still.
+  attempt([&] {
+    static_cast<void>(send_packet(
+        kServerSocket,
+        {.say = Say::failed, .code = code, .text = program.why_not(code), .descriptors = {}}));
+  });
   ::_exit(127);
 }
 

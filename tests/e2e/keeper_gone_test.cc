@@ -99,8 +99,9 @@ TEST_P(KilledKeeper, IsFollowedByOneOnlyWhenManyAreStarted) {
   Touch(*mount / "dom1");
   Machine machine(*mount / "dom1", 64, O_DIRECT);
   KillKeeper();
-  const Result result = Shell("for i in 1 2 3 4 5 6; do " + Quoted(Program()) + " restart " +
-                              Quoted(MountPoint()) + " & done; wait");
+  const Result result = Shell("all=; for i in 1 2 3 4 5 6; do " + Quoted(Program()) + " restart " +
+                              Quoted(MountPoint()) +
+                              " & all=\"$all $!\"; done; for each in $all; do wait $each; done");
   EXPECT_EQ(result.status, 0) << result.err;
   SleepMilliseconds(300);
   const std::string serving =
@@ -368,6 +369,60 @@ TEST_P(ReplacedKeeper, IsTheSameProcessAndItsServerIsUndisturbed) {
   Must(Cowfs({"restart", MountPoint()}));
   EXPECT_EQ(Info()["restarts"], 3);
   for (Machine* machine : {&one, &two}) machine->ExpectGoodEnd(20);
+}
+
+// Versions side by side, with a link to the one in use.
+TEST_P(ReplacedKeeper, IsOfTheProgramThatTheLinkItWasStartedByLeadsTo) {
+  MakeBase();
+  const auto version = [&](const char* name) { return Scratch() / name / "cowfs"; };
+  for (const char* name : {"v1", "v2"}) {
+    std::filesystem::create_directories(version(name).parent_path());
+    std::filesystem::copy_file(Program(), version(name));
+  }
+  const Path link = Scratch() / "cowfs";
+  std::filesystem::create_symlink("v1/cowfs", link);
+  std::filesystem::create_directories(MountPoint());
+  const Undo unmount = UnmountCowfsAtEnd(MountPoint());
+  Must(Execute({link, "mount", Resend()[0], Resend()[1], Base(), MountPoint()}));
+  std::filesystem::remove(link);
+  std::filesystem::create_symlink("v2/cowfs", link);
+  KillServer();
+  EXPECT_EQ(ProgramOf(Server()), version("v1"));
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(ProgramOf(Server()), version("v2"));
+  EXPECT_EQ(ProgramOf(Keeper()), version("v1"));
+  Must(Cowfs({"restart", "--keeper", MountPoint()}));
+  EXPECT_EQ(ProgramOf(Keeper()), version("v2"));
+  // What it became by a descriptor still knows the link.
+  std::filesystem::remove(link);
+  std::filesystem::create_symlink("v1/cowfs", link);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(ProgramOf(Server()), version("v1"));
+}
+
+TEST_P(ReplacedKeeper, SaysWhyTheProgramOnDiskCannotBeRun) {
+  const Undo unmount = MountByOwnProgram();
+  const pid_t before = Server();
+  std::filesystem::remove(OwnProgram());
+  Result result = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, OwnProgram().string() + ": No such file or directory; the "
+                                                           "program that runs was started again"));
+  EXPECT_NE(Server(), before);
+  WriteFile(OwnProgram(), "#!/bin/sh\nexec /usr/bin/cowfs \"$@\"\n");
+  std::filesystem::permissions(OwnProgram(), std::filesystem::perms::owner_all);
+  for (const Arguments& line :
+       {Arguments{"restart", MountPoint()}, Arguments{"restart", "--keeper", MountPoint()}}) {
+    result = Cowfs(line);
+    EXPECT_EQ(result.status, 1);
+    EXPECT_TRUE(Mentions(result.err, "run " + OwnProgram().string()));
+    EXPECT_TRUE(Mentions(result.err, "it is a script"));
+  }
+  std::filesystem::permissions(OwnProgram(), std::filesystem::perms::owner_read);
+  result = Cowfs({"restart", MountPoint()});
+  EXPECT_TRUE(Mentions(result.err, "run " + OwnProgram().string() + ": Permission denied"));
+  Upgrade(Program());
+  Must(Cowfs({"restart", MountPoint()}));
 }
 
 TEST_P(ReplacedKeeper, MissesNoDeathOfItsServer) {
