@@ -27,6 +27,7 @@ int open_above(const std::string& path, int free_below) {
 
 /// Empty unless it leads to the program that this process runs, today and to whoever looks.
 std::string started_by_path() {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): it returns an address as a number
   const auto* const given = reinterpret_cast<const char*>(::getauxval(AT_EXECFN));
   if (given == nullptr) return "";
   std::error_code error;
