@@ -1,14 +1,18 @@
 // The server of a mount dies, or is replaced, while machines run: they must not notice.
 
+#include <linux/fuse.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstddef>
 #include <fstream>
 #include <iterator>
 #include <thread>
 
+#include "fs/saved_init.h"
 #include "tests/e2e/machine.h"
 #include "tests/e2e/mounts.h"
 #include "tests/e2e/name_changer.h"
@@ -275,6 +279,67 @@ TEST_P(Keeper, ANewProgramThatDoesNotStartIsGivenUpForTheOldOne) {
   Must(Cowfs({"restart", MountPoint()}));
   const Path running = std::filesystem::read_symlink("/proc/" + std::to_string(Server()) + "/exe");
   EXPECT_EQ(running, program);
+}
+
+TEST_P(Keeper, TriesAgainWhereItLacksWhatAServerTakes) {
+  MakeBase();
+  const Path log = Scratch() / "cowfs.log";
+  auto mount = MountBase({"--log-file", log});
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  const pid_t keeper = mount->keeper();
+  const auto limit_descriptors = [&](rlim_t most) {
+    rlimit limit{};
+    ASSERT_EQ(prlimit(keeper, RLIMIT_NOFILE, nullptr, &limit), 0);
+    limit.rlim_cur = most;
+    ASSERT_EQ(prlimit(keeper, RLIMIT_NOFILE, &limit, nullptr), 0);
+  };
+  const auto logged = [&](const char* what) {
+    return Eventually([&] { return ReadFile(log).find(what) != std::string::npos; });
+  };
+  const pid_t before = Server();
+  limit_descriptors(4);
+  kill(before, SIGKILL);
+  ASSERT_TRUE(logged("start the server: Too many open files"));
+  limit_descriptors(1024);
+  image.Write(0, "written");
+  EXPECT_NE(Server(), before);
+  // Not for ever.
+  limit_descriptors(4);
+  kill(Server(), SIGKILL);
+  ASSERT_TRUE(logged("is not started again"));
+  limit_descriptors(1024);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(image.Read(0, 7), "written");
+}
+
+// No program of today would: what the one that mounted has agreed upon is made to look otherwise.
+TEST_P(Keeper, AServerThatWouldAgreeUponOtherThingsWithTheKernelDoesNotServe) {
+  MakeBase();
+  auto mount = MountBase();
+  Touch(*mount / "dom1");
+  const File image(*mount / "dom1");
+  image.Write(0, "written");
+  const Path descriptors = "/proc/" + std::to_string(mount->keeper()) + "/fd";
+  Path live;
+  for (const auto& entry : std::filesystem::directory_iterator(descriptors)) {
+    const Path target = std::filesystem::read_symlink(entry.path());
+    if (target.string().starts_with("/memfd:cowfs-live")) live = entry.path();
+  }
+  // fuse_init_out.max_readahead, in the reply, in the notes (store/live_memory.cc).
+  constexpr uint64_t kAt = 2048 + offsetof(SavedInit, reply) + sizeof(fuse_out_header) + 8;
+  const File memory(live);
+  const Bytes right = memory.Read(kAt, 1);
+  memory.Write(kAt, Bytes(1, static_cast<char>(right[0] ^ 1)));
+  const Result refused = Cowfs({"restart", MountPoint()});
+  EXPECT_EQ(refused.status, 1);
+  EXPECT_TRUE(Mentions(refused.err, "would agree upon other things with the kernel"));
+  // The old program is the same one here, and refuses as well.
+  EXPECT_TRUE(
+      Eventually([] { return CowfsJson({"ls"}).dump().find("given up") != std::string::npos; }));
+  memory.Write(kAt, right);
+  Must(Cowfs({"restart", MountPoint()}));
+  EXPECT_EQ(image.Read(0, 7), "written");
 }
 
 TEST_P(Keeper, SignalsToItUnmountOrNameWhoUsesTheMount) {
