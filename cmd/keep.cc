@@ -27,7 +27,7 @@ int number_of(const std::string& text) {
   int fd = -1;
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), fd);
   if (error == std::errc() && stop == text.data() + text.size() && fd > 2) return fd;
-  throw UsageError("keep is what the keeper of a mount becomes; use `cowfs restart --keeper`");
+  throw UsageError("is for the keeper of a mount only; use `cowfs restart --keeper`");
 }
 
 /// A keeper without its log file is better than none.

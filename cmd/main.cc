@@ -33,6 +33,18 @@ constexpr std::array kCommands{
     Command{"check", "verify a store, and repair what can be repaired", run_check, kFailed},
 };
 
+/// Not for people.
+constexpr std::array kForTheKeeper{Command{"serve", "", run_serve}, Command{"keep", "", run_keep}};
+
+/// Null if there is none.
+const Command* find_command(const std::string& name) {
+  const auto is_it = [&](const Command& command) { return name == command.name; };
+  const auto* const found = std::find_if(kCommands.begin(), kCommands.end(), is_it);
+  if (found != kCommands.end()) return found;
+  const auto* const hidden = std::find_if(kForTheKeeper.begin(), kForTheKeeper.end(), is_it);
+  return hidden != kForTheKeeper.end() ? hidden : nullptr;
+}
+
 void print_help() {
   fmt::print("Usage: cowfs COMMAND [OPTION]... [ARGUMENT]...\n\n");
   fmt::print("Copy-on-write disks for virtual machines: one shared base, an image for each.\n\n");
@@ -54,11 +66,8 @@ int run(const Arguments& arguments) {
     fmt::print("cowfs {}\n", COWFS_VERSION);
     return kDone;
   }
-  if (first == "serve") return run_serve({arguments.begin() + 1, arguments.end()});
-  if (first == "keep") return run_keep({arguments.begin() + 1, arguments.end()});
-  const auto* command = std::find_if(kCommands.begin(), kCommands.end(),
-                                     [&](const Command& each) { return first == each.name; });
-  if (command == kCommands.end()) {
+  const Command* const command = find_command(first);
+  if (command == nullptr) {
     print_message("", first.empty() ? "a command is missing; `cowfs --help` lists them"
                                     : first +
                                           ": there is no such command or option; `cowfs --help` "
@@ -68,8 +77,10 @@ int run(const Arguments& arguments) {
   try {
     return command->run({arguments.begin() + 1, arguments.end()});
   } catch (const UsageError& error) {
+    const bool has_help = !std::string_view(command->summary).empty();
     print_message(command->name,
-                  fmt::format("{}; see `cowfs {} --help`", error.what(), command->name));
+                  has_help ? fmt::format("{}; see `cowfs {} --help`", error.what(), command->name)
+                           : error.what());
     return command->usage_status;
   } catch (const std::exception& error) {  // Error, or what the library throws
     print_message(command->name, error.what());

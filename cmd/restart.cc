@@ -6,6 +6,8 @@
 
 #include <cerrno>
 #include <chrono>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -37,7 +39,9 @@ constexpr HelpTexts kHelp{
 
 constexpr std::chrono::seconds kPatience{60};
 /// In which a server learns that its keeper is gone.
-constexpr std::chrono::seconds kTimeToNotice{2};
+constexpr std::chrono::seconds kTimeToNotice{10};
+/// In which somebody may let a keeper go on that was stopped.
+constexpr std::chrono::seconds kTimeToGoOn{15};
 
 /// A mount's keeper, and what that calls the mount point: another than we, through a bind mount.
 struct Kept {
@@ -54,11 +58,13 @@ Kept keeper_of(const MountEntry& mount) {
     const nlohmann::json facts = mount_facts(mount);
     const auto point = facts.at("mount").get<std::string>();
     if (facts.at("keeper_pid").is_null()) return {std::nullopt, point};
-    const auto keeper = look_at_keeper(facts.at("keeper_pid"), point);
-    if (keeper) return {keeper, point};
+    const auto pid = facts.at("keeper_pid").get<pid_t>();
+    if (const auto keeper = look_at_keeper(pid, point)) return {keeper, point};
+    if (::kill(pid, 0) == 0 || errno != ESRCH) throw Error(EPERM, "ask its keeper");
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   } while (std::chrono::steady_clock::now() < deadline);
-  throw Error(EPERM, "ask its keeper");
+  throw Error::with_message(
+      ETIMEDOUT, mount.point + ": its keeper is gone, and its server does not notice; see the log");
 }
 
 /// The same, with one message for who may not.
@@ -72,10 +78,30 @@ Kept keeper_that_may_be_asked(const MountEntry& mount) {
   }
 }
 
+/// A stopped one would do later what nobody waits for any more.
+void require_running(const KeeperLook& keeper, const std::string& point) {
+  const auto deadline = std::chrono::steady_clock::now() + kTimeToGoOn;
+  for (;;) {
+    // The letter after the name (proc(5)); that is in parentheses.
+    std::ifstream file("/proc/" + std::to_string(keeper.pid) + "/stat");
+    const std::string stat{std::istreambuf_iterator<char>(file), {}};
+    const size_t end = stat.rfind(") ");
+    if (end == std::string::npos || (stat[end + 2] != 'T' && stat[end + 2] != 't')) return;
+    if (std::chrono::steady_clock::now() > deadline) {
+      throw Error::with_message(
+          EBUSY,
+          fmt::format("{}: its keeper, process {}, is stopped: `kill -CONT {}` lets it go on",
+                      point, keeper.pid, keeper.pid));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
 /// Has the keeper do what the signal asks for; returns when it has. Throws Error, with its reason,
 /// if it has not.
 void ask_keeper(const KeeperLook& before, const std::string& point, int signal) {
   const Descriptor keeper(static_cast<int>(::syscall(SYS_pidfd_open, before.pid, 0)), "keeper");
+  require_running(before, point);
   // It may have ended, and its number be another's, before that.
   if (!look_at_keeper(before.pid, point)) throw Error(ESRCH, point + ": its keeper");
   if (::syscall(SYS_pidfd_send_signal, keeper.fd(), signal, nullptr, 0) != 0) {
@@ -91,7 +117,7 @@ void ask_keeper(const KeeperLook& before, const std::string& point, int signal) 
     const std::optional<KeeperLook> now = look_at_keeper(before.pid, point);
     if (!now || now->asked == before.asked) continue;
     if (now->well) return;
-    throw Error::with_message(EIO, point + ": not restarted: " + now->message);
+    throw Error::with_message(EIO, point + ": " + now->message);
   }
   throw Error::with_message(
       ETIMEDOUT, point + ": nothing has come of it in a minute; see the log, which will say so");
@@ -103,7 +129,7 @@ int wait_for_keeper(const std::string& point) {
   while (std::chrono::steady_clock::now() < deadline) {
     if (const std::optional<KeeperLook> keeper = find_keeper(point); keeper && keeper->asked > 0) {
       if (keeper->well) return kDone;
-      throw Error::with_message(EIO, point + ": not restarted: " + keeper->message);
+      throw Error::with_message(EIO, point + ": " + keeper->message);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
@@ -132,8 +158,9 @@ int run_restart(const Arguments& arguments) {
       ask_keeper(*kept.keeper, kept.point, keeper ? SIGUSR2 : SIGUSR1);
       return kDone;
     } catch (const Error& error) {
-      if (error.code() == EBUSY && !kept.keeper) return wait_for_keeper(kept.point);
-      if (error.code() != ESRCH || attempts == 1) throw;
+      if (!kept.keeper && find_keeper(kept.point)) return wait_for_keeper(kept.point);
+      const bool may_be_over = error.code() == ESRCH || error.code() == EBADF;
+      if (!may_be_over || attempts == 1) throw;
     }
   }
 }

@@ -29,7 +29,7 @@ int run_serve(const Arguments& /*arguments*/) {
   // Started by its descriptor it would be called by that one's number.
   ::prctl(PR_SET_NAME, "cowfs", 0, 0, 0);
   if (::fcntl(kSocket, F_GETFD) < 0) {
-    throw UsageError("serve is for the keeper of a mount only; use `cowfs mount`");
+    throw UsageError("is for the keeper of a mount only; use `cowfs mount`");
   }
   KeeperLink keeper(kSocket);
   const auto failed = [&](int code, const char* what) {

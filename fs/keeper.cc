@@ -222,12 +222,13 @@ void Keeper::handle(Packet& packet) {
       is_ready_ = true;
       deadline_ = Clock::time_point::max();
       program_ = candidate_;
-      end_restart(true, "");
+      if (!hand_over_asked_) end_restart(true, "");
       if (!was_ready_) {
         was_ready_ = true;
         tune();
       }
       announce();
+      if (std::exchange(hand_over_asked_, false)) hand_over();
       break;
     case Say::failed:
       failure_ = packet;
@@ -284,9 +285,10 @@ void Keeper::server_ended(int status) {
 
 void Keeper::server_failed(const std::string& why, bool crashed) {
   if (!is_ready_ && candidate_ != program_) {
-    config_.log->error("server: {}: the new program did not become ready: {}; the old one goes on",
-                       config_.mount_point, why);
-    end_restart(false, "the new program did not become ready: " + why + "; the old one goes on");
+    const std::string what = "the new program, " + candidate_->path() +
+                             ", did not become ready: " + why + "; the old one goes on";
+    config_.log->error("server: {}: {}", config_.mount_point, what);
+    end_restart(false, "not restarted: " + what);
     candidate_ = program_;
   } else {
     config_.log->error("server: {}: {}; started again", config_.mount_point, why);
@@ -337,7 +339,8 @@ void Keeper::give_up() {
   deadline_ = Clock::time_point::max();
   given_up_ = true;
   state_->given_up = 1;
-  end_restart(false, "the server dies again and again; see the log");
+  hand_over_asked_ = false;
+  end_restart(false, "not restarted: the server dies again and again; see the log");
   Refusal::begin(connection_, held_.at("live"));
   announce();
 }

@@ -84,6 +84,7 @@ class Keeper {
   int state_fd_ = -1;
   KeeperState* state_ = nullptr;              // for others to look at
   bool restart_asked_ = false;                // and not yet come to an end
+  bool hand_over_asked_ = false;              // of the server that is becoming ready
   std::string no_candidate_;                  // why the program on disk was not taken for it
   bool replacement_asked_ = false;            // of this program
   std::map<std::string, int> held_;           // for the next server, by name

@@ -71,19 +71,26 @@ void Keeper::report(bool well, const std::string& why) {
 
 void Keeper::hand_over() {
   restart_asked_ = true;
+  if (server_ != 0 && !is_ready_) {
+    // What it runs was chosen before: it is not what was asked for.
+    hand_over_asked_ = true;
+    return;
+  }
+  no_candidate_.clear();
   try {
     candidate_ = std::make_shared<const Program>(program_->path(), kServerSocket + 1);
   } catch (const Error& error) {
     config_.log->error("restart: {}: the program that runs is used again", error.what());
     candidate_ = program_;
-    no_candidate_ = std::string(error.what()) + "; the program that runs was started again";
+    no_candidate_ = std::string("restarted, but by the program that ran before: ") + error.what() +
+                    "; put the new one there, and restart once more";
   }
   if (server_ == 0) {
     given_up_ = false;
     start_next_server();
     return;
   }
-  if (!is_ready_ || handing_over_) return;
+  if (handing_over_) return;
   deadline_ = Clock::now() + kTimeToHandOver;
   // One that is dead already, or dying, is followed by another as soon as that is known.
   if (socket_ < 0) return;
@@ -123,7 +130,7 @@ void Keeper::become_program_on_disk() {
 
 void Keeper::refuse_replacement(const std::string& why) {
   config_.log->error("keeper: {}: {}; the old program goes on", config_.mount_point, why);
-  report(false, why + "; the old keeper goes on");
+  report(false, "keeper not replaced: " + why + "; the old one goes on");
 }
 
 }  // namespace cowfs

@@ -6,11 +6,14 @@
 #include <unistd.h>
 
 #include <array>
+#include <bit>
 #include <cerrno>
+#include <cstddef>
 #include <filesystem>
 #include <utility>
 
 #include "store/error.h"
+#include "store/file.h"
 
 namespace cowfs {
 namespace {
@@ -27,11 +30,14 @@ int open_above(const std::string& path, int free_below) {
 
 /// Empty unless it leads to the program that this process runs, today and to whoever looks.
 std::string started_by_path() {
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): it returns an address as a number
-  const auto* const given = reinterpret_cast<const char*>(::getauxval(AT_EXECFN));
+  const auto* const given = std::bit_cast<const char*>(::getauxval(AT_EXECFN));
   if (given == nullptr) return "";
   std::error_code error;
-  const std::string path = std::filesystem::absolute(given, error).lexically_normal();
+  std::filesystem::path parts;  // with "..", which leads elsewhere behind a link
+  for (const auto& part : std::filesystem::absolute(given, error)) {
+    if (part != ".") parts /= part;
+  }
+  const std::string path = parts;
   if (error || path.starts_with("/proc/") || path.starts_with("/dev/fd/")) return "";
   struct stat there {};
   struct stat here {};
@@ -53,10 +59,18 @@ void Program::execute(std::vector<std::string> arguments) const {
 }
 
 std::string Program::why_not(int code) const {
-  std::string why = "run " + path_ + ": " + error_text(code);
-  // The interpreter would look for a script that is closed by then.
-  if (code == ENOENT) why += ", or it is a script, which cannot take the place of a program";
-  return why;
+  bool script = false;
+  if (code == ENOENT) {
+    // Its interpreter would have to open it, and it is closed by then.
+    attempt([&] {
+      const File file("/proc/self/fd/" + std::to_string(fd()), O_RDONLY);
+      std::array<std::byte, 2> start{};
+      script = file.read(start, 0) == start.size() &&
+               start == std::array{std::byte{'#'}, std::byte{'!'}};
+    });
+  }
+  return "run " + path_ + ": " +
+         (script ? "a script cannot take the place of the program" : error_text(code));
 }
 
 std::string Program::own_path() {

@@ -25,6 +25,7 @@ class Program {
   void execute(std::vector<std::string> arguments) const;
 
   /// What keeps the program from being run, after `execute` has failed with `code`: an errno value.
+  /// Does not throw.
   [[nodiscard]] std::string why_not(int code) const;
 
   /// The path by which this process was started, absolute; symbolic links in it are not followed,
