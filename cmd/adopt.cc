@@ -47,7 +47,8 @@ int adopt(const MountEntry& mount, const std::string& point) {
       IfAbandoned::goes_on);
   if (::getpid() != caller) return status;
   const std::optional<KeeperLook> keeper = find_keeper(point);
-  if (keeper && !keeper->well) {
+  // Nothing is said yet where another restart is under way by now.
+  if (keeper && keeper->asked > 0 && !keeper->well) {
     throw Error::with_message(EIO, mount.point + ": has a keeper again, but: " + keeper->message);
   }
   return status;

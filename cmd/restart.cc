@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <fstream>
@@ -151,16 +153,19 @@ int run_restart(const Arguments& arguments) {
 
   const MountEntry mount = mount_of_directory(directory);
   // A keeper may end, and another restart bring one, between our look and our deed.
-  for (int attempts = 3;; --attempts) {
+  for (int attempts = 5;; --attempts) {
     const Kept kept = keeper_that_may_be_asked(mount);
     try {
       if (!kept.keeper) return adopt(mount, kept.point);
       ask_keeper(*kept.keeper, kept.point, keeper ? SIGUSR2 : SIGUSR1);
       return kDone;
     } catch (const Error& error) {
+      // What is said of a keeper, or of a server, that ends meanwhile or is another's already.
+      constexpr std::array kOvertaken{ESRCH, EBUSY, EBADF, ECHILD};
+      if (std::count(kOvertaken.begin(), kOvertaken.end(), error.code()) == 0) throw;
       if (!kept.keeper && find_keeper(kept.point)) return wait_for_keeper(kept.point);
-      const bool may_be_over = error.code() == ESRCH || error.code() == EBADF;
-      if (!may_be_over || attempts == 1) throw;
+      if (attempts == 1) throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
   }
 }

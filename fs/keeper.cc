@@ -78,6 +78,9 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready,
                    ? legacy.program
                    : std::make_shared<const Program>(Program::own_path(), kServerSocket + 1);
   program_ = legacy.program ? legacy.program : candidate_;
+  // Before others can see it: until then it is none.
+  if (held_.count("live") == 0) held_["live"] = LiveMemory::make();
+  claim_ = legacy.process ? legacy.process->claim : claim_mount(held_["live"]);
   ::prctl(PR_SET_NAME, KeeperState::kName, 0, 0, 0);
   state_fd_ = make_keeper_state();
   state_ = &map_keeper_state(state_fd_);
@@ -85,8 +88,6 @@ Keeper::Keeper(const KeeperConfig& config, const std::function<void()>& ready,
     throw Error(ENAMETOOLONG, "mount point " + config.mount_point);
   }
   config.mount_point.copy(state_->mount_point.data(), config.mount_point.size());
-  if (held_.count("live") == 0) held_["live"] = LiveMemory::make();
-  claim_ = legacy.process ? legacy.process->claim : claim_mount(held_["live"]);
   if (const auto found = held_.find("connection"); found != held_.end())
     connection_ = found->second;
   if (legacy.process) {

@@ -63,8 +63,8 @@ std::optional<Packet> receive_packet(int socket) {
   message.msg_controllen = control.size();
   ssize_t count = 0;
   while ((count = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC)) < 0) {
-    if (errno == EINTR) continue;
-    if (errno == ECONNRESET) return std::nullopt;
+    // Said once where the other side ended without having heard all; what it said comes after it.
+    if (errno == EINTR || errno == ECONNRESET) continue;
     throw Error{errno, "listen to keeper or server"};
   }
   if (count == 0) return std::nullopt;

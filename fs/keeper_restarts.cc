@@ -130,7 +130,7 @@ void Keeper::become_program_on_disk() {
 
 void Keeper::refuse_replacement(const std::string& why) {
   config_.log->error("keeper: {}: {}; the old program goes on", config_.mount_point, why);
-  report(false, "keeper not replaced: " + why + "; the old one goes on");
+  report(false, "keeper not replaced: " + why + "; the old keeper goes on");
 }
 
 }  // namespace cowfs
