@@ -91,7 +91,7 @@ void require_running(const KeeperLook& keeper, const std::string& point) {
     if (end == std::string::npos || (stat[end + 2] != 'T' && stat[end + 2] != 't')) return;
     if (std::chrono::steady_clock::now() > deadline) {
       throw Error::with_message(
-          EBUSY,
+          ETIMEDOUT,
           fmt::format("{}: its keeper, process {}, is stopped: `kill -CONT {}` lets it go on",
                       point, keeper.pid, keeper.pid));
     }

@@ -219,9 +219,14 @@ void wait_for_end(const ProcessHandle& server) {
 /// Its keeper answers all with errors, and could still have another server started.
 void unmount_given_up(const MountEntry& mount, const KeeperLook& look) {
   const ProcessHandle keeper(look.pid);
+  const bool elsewhere = is_mounted_elsewhere(mount);
   unmount_or_name_users(
       mount, look.pid,
       "; its server crashed again and again: `cowfs restart " + mount.point + "` tries another");
+  if (elsewhere) {
+    print_message("umount", mount.point + ": is mounted in another place too; its keeper goes on");
+    return;
+  }
   wait_for_end(keeper);
   print_message("umount", mount.point +
                               ": its server had crashed again and again; what was not durable by "

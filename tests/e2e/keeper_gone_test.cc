@@ -247,6 +247,22 @@ TEST_P(KilledKeeper, IsFollowedByAServerOfTheOldProgramIfTheNewOneIsNone) {
   image.Write(0, "written");
 }
 
+class StoppedKeeper : public KeeperTest {};
+
+TEST_F(StoppedKeeper, IsNamedAndNotAskedForWhatItWouldDoLater) {
+  MakeBase();
+  auto mount = MountBase();
+  const Json before = Info();
+  kill(mount->keeper(), SIGSTOP);
+  const Result result = Cowfs({"restart", MountPoint()}, {.timeout = std::chrono::seconds(30)});
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(Mentions(result.err, "is stopped: `kill -CONT " + std::to_string(mount->keeper())));
+  kill(mount->keeper(), SIGCONT);
+  SleepMilliseconds(200);
+  EXPECT_EQ(Info()["server_pid"], before["server_pid"]);
+  EXPECT_EQ(Info()["restarts"], 0);
+}
+
 class StaleMountPoint : public KeeperTest {};
 
 TEST_F(StaleMountPoint, IsCleanedUpByANewMount) {
