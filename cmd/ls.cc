@@ -68,19 +68,20 @@ void print_mounts(bool json) {
   const auto shown = [](const nlohmann::json& value) {
     return value.is_string() ? value.get<std::string>() : std::string("-");
   };
-  for (const auto& [entry, known, state] : rows) {
-    const auto fact = [&](const char* key) { return known.value(key, nlohmann::json()); };
-    list.push_back({{"mount", entry.point},
-                    {"base", known.value("base", entry.source)},
+  for (const MountRow& row : rows) {
+    const auto fact = [&](const char* key) { return row.facts.value(key, nlohmann::json()); };
+    const std::string base = row.facts.value("base", row.entry.source);
+    list.push_back({{"mount", row.entry.point},
+                    {"base", base},
                     {"store", fact("store")},
                     {"images", fact("images")},
                     {"free_bytes", fact("free_bytes")},
-                    {"state", state}});
+                    {"state", row.state}});
     table.add_row(
-        {entry.point, known.value("base", entry.source), shown(fact("store")),
-         known.contains("images") ? fact("images").dump() : "-",
+        {row.entry.point, base, shown(fact("store")),
+         row.facts.contains("images") ? fact("images").dump() : "-",
          fact("free_bytes").is_number() ? format_size(fact("free_bytes").get<uint64_t>()) : "-",
-         state});
+         row.state});
   }
   if (json) {
     print_json(list);
