@@ -30,14 +30,15 @@ constexpr HelpTexts kHelp{
     .command = "mount",
     .usage = "[OPTION]... BASE DIR",
     .what =
-        "Shows the raw disk image or block device BASE as the directory DIR, in which every "
-        "regular\n"
+        "Shows the disk image (raw, qcow2, qcow) or block device BASE as the directory DIR, in "
+        "which every regular\n"
         "file is a private, writable image of it. What is written goes to the store, which is made "
         "at\n"
         "first use. Returns when the file system is usable. BASE must not change any more.",
     .examples =
         "  cowfs mount /srv/base.img /mnt/vms\n"
         "  cowfs mount --store /srv/golden.cowfs --chunk-size 64K /dev/vg/golden /mnt/vms\n"
+        "  cowfs mount --allow-backing /srv/golden debian-12.qcow2 /mnt/vms\n"
         "  cowfs mount -o ro,uid=1000 --foreground /srv/base.img /mnt/vms\n",
     .section = 8};
 
@@ -47,6 +48,9 @@ struct Line {
   std::optional<std::string> store;
   std::optional<std::string> chunk_size;
   std::optional<std::string> policy;
+  std::optional<std::string> base_format;
+  std::optional<std::string> base_snapshot;
+  Arguments allow_backing;
   std::optional<std::string> log_file;
   std::string log_level = "info";
   Arguments options;
@@ -56,12 +60,18 @@ struct Line {
 
 bool parse_line(const Arguments& arguments, Line& values) {
   CommandLine line(kHelp);
-  line.argument("BASE", values.base, "the base: a raw disk image or a block device");
+  line.argument("BASE", values.base, "the base: a disk image (raw, qcow2, qcow) or a block device");
   line.argument("DIR", values.directory, "the mount point, a directory");
   line.option("--store", values.store, "DIR", "where changes are kept; default: BASE.cowfs");
   line.option("--chunk-size", values.chunk_size, "SIZE",
               "of a new store: a power of two from 4K to 2M; default: 4K");
   line.option("--policy", values.policy, "NAME", "of a new store: sparse, the default");
+  line.option("--base-format", values.base_format, "FORMAT",
+              "of the base of a new store: raw, qcow2 or qcow; default: as its first bytes say");
+  line.option("--base-snapshot", values.base_snapshot, "NAME",
+              "of a new store: show this internal snapshot of a qcow2 base");
+  line.option("--allow-backing", values.allow_backing, "PATH",
+              "let backing files be PATH or below it, besides beside the base");
   line.flag("--accept-changed-base", values.accept_changed_base,
             "go on with a base that is not what it was: images may be damaged by it");
   line.flag("-f,--foreground", values.foreground, "stay in the foreground, log to standard error");
@@ -169,10 +179,35 @@ std::string known_policy(const std::string& name) {
   }
 }
 
+BaseFormat known_base_format(const std::string& name) {
+  const std::optional<BaseFormat> format = find_base_format(name);
+  if (!format) throw UsageError("--base-format " + name + ": is none of raw, qcow2 and qcow");
+  return *format;
+}
+
+/// Before anything is made: whether the base can serve as one, as far as can be said by now.
+void check_base(const ServerConfig& server) {
+  std::error_code error;
+  const File file = open_base_file(server.store.base_path);
+  // How it is to be read is on record then, for the server to see.
+  if (std::filesystem::exists(server.store.directory + "/catalog.db", error) || error) return;
+  BaseOptions options;
+  options.find_formats = true;
+  options.format = server.store.base_format;
+  options.snapshot = server.store.base_snapshot;
+  options.allow_backing = server.store.allow_backing;
+  const Base check(server.store.base_path, options);
+}
+
 ServerConfig configure(const Line& line, MountOptions options) {
   ServerConfig config;
   if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
   if (line.policy) config.store.policy = known_policy(*line.policy);
+  if (line.base_format) config.store.base_format = known_base_format(*line.base_format);
+  config.store.base_snapshot = line.base_snapshot;
+  for (const std::string& path : line.allow_backing) {
+    config.store.allow_backing.push_back(absolute_path(path));
+  }
   config.mount_point = check_mount_point(line.directory);
   const std::string base = absolute_path(line.base);
   config.store.base_path = base;
@@ -231,7 +266,7 @@ int run_mount(const Arguments& arguments) {
   parse_log_level(line.log_level);
   const MountOptions options = parse_mount_options(line.options, ::geteuid() == 0);
   const ServerConfig server = configure(line, options);
-  { const Base check(server.store.base_path); }  // before anything is made
+  check_base(server);
   check_fuse_device();
   require_writable(server.store.directory);
   const LogTarget target = log_target(line);

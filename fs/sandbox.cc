@@ -1,5 +1,5 @@
 // The server reads what strangers wrote: catalogs, images, requests. Should it be made to do what
-// it is not meant to, it has the base to read, its own store, and little else.
+// it is not meant to, it has the base (with its backing files) to read, its own store, and little else.
 //
 // What it needs of the outside is done by others: the keeper mounts, unmounts, opens the log again
 // and runs the command of a watermark; commands look for who uses a mount, and open whatever they
@@ -125,7 +125,8 @@ void allow(const Descriptor& rules, int fd, uint64_t access) {
   }
 }
 
-std::optional<int> restrict_files(int base, const std::string& store, spdlog::logger& log) {
+std::optional<int> restrict_files(std::span<const int> bases, const std::string& store,
+                                  spdlog::logger& log) {
   const auto version = static_cast<int>(
       ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION));
   if (version < 1) {
@@ -137,7 +138,7 @@ std::optional<int> restrict_files(int base, const std::string& store, spdlog::lo
   const Descriptor rules(
       static_cast<int>(::syscall(SYS_landlock_create_ruleset, &attribute, sizeof(attribute), 0)),
       "sandbox: Landlock");
-  allow(rules, base, kBaseAccess);
+  for (const int base : bases) allow(rules, base, kBaseAccess);
   const Descriptor directory(::open(store.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC),
                              "sandbox: store");
   allow(rules, directory.fd(), kStoreAccess & handled);
@@ -153,7 +154,7 @@ std::optional<int> restrict_files(int base, const std::string& store, spdlog::lo
 
 }  // namespace
 
-Sandbox enter_sandbox(int base, const std::string& store, spdlog::logger& log) {
+Sandbox enter_sandbox(std::span<const int> bases, const std::string& store, spdlog::logger& log) {
   // What libraries would open later. The C library counts the processors when it makes the ninth of
   // its heaps, to find out how many it may make: it is told what it would find.
   ::mallopt(M_ARENA_MAX, static_cast<int>(8 * std::max(std::thread::hardware_concurrency(), 1U)));
@@ -162,7 +163,7 @@ Sandbox enter_sandbox(int base, const std::string& store, spdlog::logger& log) {
 
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) throw Error{errno, "sandbox: no_new_privs"};
   Sandbox sandbox;
-  sandbox.landlock = restrict_files(base, store, log);
+  sandbox.landlock = restrict_files(bases, store, log);
   drop_capabilities();
   sandbox.no_new_privs = ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1;
   const uint64_t permitted = capabilities().permitted;

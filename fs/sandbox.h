@@ -4,6 +4,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,10 +19,10 @@ struct Sandbox {
 
 /// Takes from the calling process, and all that it will start, what a server does not need: every
 /// capability but a few, privileges by set-user-ID programs, and, where the kernel has Landlock,
-/// all files but `base` (read-only), what is in the directory `store`, and /proc (read-only). It
+/// all files but `bases` (read-only), what is in the directory `store`, and /proc (read-only). It
 /// can start no program then. What is open stays open. The calling thread must be the only one.
 /// Logs what the kernel has not. Throws Error where it refuses something.
-Sandbox enter_sandbox(int base, const std::string& store, spdlog::logger& log);
+Sandbox enter_sandbox(std::span<const int> bases, const std::string& store, spdlog::logger& log);
 
 nlohmann::json to_json(const Sandbox& sandbox);
 

@@ -12,10 +12,12 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <list>
 #include <optional>
 #include <set>
 #include <utility>
 
+#include "fs/apart.h"
 #include "fs/file_system.h"
 #include "fs/keeper_link.h"
 #include "fs/mount.h"
@@ -175,7 +177,12 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
   config.store.lock_held = {keeper.held("lock-directory"), keeper.held("lock-file")};
   Sandbox sandbox;
   config.store.confine = [&](const Base* base) {
-    sandbox = enter_sandbox(base->file().fd(), config.store.directory, *config.log);
+    std::vector<int> files;
+    for (const auto& file : base->files()) files.push_back(file->file.fd());
+    sandbox = enter_sandbox(files, config.store.directory, *config.log);
+  };
+  config.store.apart = [&](const std::function<std::optional<BaseRow>()>& look) {
+    return look_apart(config.store.directory, look);
   };
   Store store(config.store);
   // A mount that fails leaves nothing behind.
@@ -191,9 +198,14 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
   uint64_t lost_writes = 0;
   const Descriptor ended(::eventfd(0, EFD_CLOEXEC), "eventfd");
   {
-    const BaseWatch watch(
-        store.base(), [&store](const std::string& what) { store.note_base_written(what); },
-        *config.log);
+    std::list<BaseWatch> watches;
+    for (const auto& file : store.base().files()) {
+      const std::string path = file->file.path();
+      watches.emplace_back(
+          file->file,
+          [&store, path](const std::string& what) { store.note_base_written(path, what); },
+          *config.log);
+    }
     FileSystem fs(store, config, sandbox);
     fs.note_keeper(keeper);
     const std::vector<std::string> options = mount_options(config, store);

@@ -26,10 +26,20 @@ nlohmann::json to_json(const ServerConfig& config) {
   nlohmann::json fuse_options = nlohmann::json::array();
   for (const std::string& option : config.fuse_options)
     fuse_options.push_back(bytes_to_json(option));
+  nlohmann::json allow_backing = nlohmann::json::array();
+  for (const std::string& path : config.store.allow_backing) {
+    allow_backing.push_back(bytes_to_json(path));
+  }
   return {{"store", bytes_to_json(config.store.directory)},
           {"base", bytes_to_json(config.store.base_path)},
           {"chunk_size", or_null(config.store.chunk_size)},
           {"policy", or_null(config.store.policy)},
+          {"base_format", config.store.base_format
+                              ? nlohmann::json(format_name(*config.store.base_format))
+                              : nlohmann::json()},
+          {"base_snapshot", config.store.base_snapshot ? bytes_to_json(*config.store.base_snapshot)
+                                                       : nlohmann::json()},
+          {"allow_backing", allow_backing},
           {"create", config.store.create},
           {"accept_changed_base", config.store.accept_changed_base},
           {"mount_point", bytes_to_json(config.mount_point)},
@@ -54,6 +64,18 @@ ServerConfig server_config_from_json(const nlohmann::json& json) {
     config.store.base_path = bytes_from_json(json.at("base"));
     config.store.chunk_size = optional_at<uint32_t>(json, "chunk_size");
     config.store.policy = optional_at<std::string>(json, "policy");
+    // What follows is not in the configuration of a keeper from before it was known.
+    if (const nlohmann::json format = json.value("base_format", nlohmann::json());
+        !format.is_null()) {
+      config.store.base_format = find_base_format(format.get<std::string>());
+    }
+    if (const nlohmann::json snapshot = json.value("base_snapshot", nlohmann::json());
+        !snapshot.is_null()) {
+      config.store.base_snapshot = bytes_from_json(snapshot);
+    }
+    for (const nlohmann::json& path : json.value("allow_backing", nlohmann::json::array())) {
+      config.store.allow_backing.push_back(bytes_from_json(path));
+    }
     config.store.create = json.at("create");
     config.store.accept_changed_base = json.at("accept_changed_base");
     config.mount_point = bytes_from_json(json.at("mount_point"));

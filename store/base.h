@@ -7,64 +7,67 @@
 #include <string>
 #include <vector>
 
+#include "store/base_chain.h"
 #include "store/catalog.h"
 #include "store/file.h"
 
 namespace cowfs {
 
-/// The base: a raw image file or a block device, opened read-only and never written (I1), its
-/// access time left alone where that is allowed. Thread-safe.
+/// The base: the disk in an image file or on a block device, with the backing files that it names,
+/// opened read-only and never written (I1). Thread-safe.
 class Base {
  public:
   /// Says in its Error what is wrong with `path` if it cannot serve as a base.
-  explicit Base(const std::string& path, const FaultHook* hook = nullptr);
+  explicit Base(const std::string& path, const BaseOptions& options = {},
+                const FaultHook* hook = nullptr);
 
   /// Absolute.
-  [[nodiscard]] const std::string& path() const { return file_.path(); }
-  /// Bytes; as it was when the base was opened.
-  [[nodiscard]] uint64_t size() const { return size_; }
-  [[nodiscard]] bool is_device() const { return is_device_; }
+  [[nodiscard]] const std::string& path() const { return file().path(); }
+  /// Bytes of the disk; as it was when the base was opened.
+  [[nodiscard]] uint64_t size() const { return content().size(); }
+  [[nodiscard]] BaseFormat format() const { return files().front()->format; }
+  [[nodiscard]] bool is_device() const { return files().front()->is_device; }
 
-  /// [offset, offset + size of buffer) must lie inside the base. EIO if it has become shorter.
-  void read(std::span<std::byte> buffer, uint64_t offset) const {
-    file_.read_exactly(buffer, offset);
+  // Of the disk; see BaseContent. Offsets and ends must lie inside it.
+
+  void read(std::span<std::byte> buffer, uint64_t offset) const { content().read(buffer, offset); }
+  [[nodiscard]] size_t read_cached(std::span<std::byte> buffer, uint64_t offset) const {
+    return content().read_cached(buffer, offset);
   }
-  [[nodiscard]] const File& file() const { return file_; }
+  [[nodiscard]] std::optional<uint64_t> next_data(uint64_t offset, uint64_t end) const;
+  [[nodiscard]] uint64_t next_hole(uint64_t offset, uint64_t end) const;
 
-  /// Path, device, inode, size and times as they are now; no fingerprint.
+  /// The file itself, and all files, the base first and each one's backing file behind it.
+  [[nodiscard]] const File& file() const { return files().front()->file; }
+  [[nodiscard]] const std::vector<std::unique_ptr<const BaseFile>>& files() const {
+    return chain_.files();
+  }
+
+  /// What to record of it, but for the fingerprints, the checksum and who wrote to it: paths,
+  /// devices, inodes, sizes and times as they are now.
   [[nodiscard]] BaseRow identity() const;
+  /// With the fingerprints.
+  [[nodiscard]] BaseRow identity_and_fingerprints() const;
 
-  /// XXH3-128 over the first and the last MiB and 256 evenly spread pieces of 64 KiB between; over
-  /// everything where that is not more. Takes time that does not depend on the size.
+  /// Of the file itself; see fingerprint_of.
   [[nodiscard]] std::vector<std::byte> fingerprint() const;
 
-  /// XXH3-128 over everything. Calls `advance` with the bytes done so far, which may throw.
+  /// XXH3-128 over all of the disk. Calls `advance` with the bytes done so far, which may throw.
   [[nodiscard]] std::vector<std::byte> checksum(
       const std::function<void(uint64_t done)>& advance) const;
 
  private:
-  File file_;
-  uint64_t size_;
-  bool is_device_;
+  [[nodiscard]] const BaseContent& content() const { return chain_.content(); }
+
+  const BaseChain chain_;
+  const std::optional<std::string> snapshot_;
 };
 
-/// What to do with a base that is not in all things as recorded.
-struct BaseVerdict {
-  enum class Kind {
-    unchanged,
-    same_content,  ///< a copy or restored: the row is to be brought up to date, a log line is due
-    refused,
-  };
-  Kind kind;
-  std::string reason;  ///< for people, of the last two
-  BaseRow row;         ///< what to record, of the first two
-};
+/// XXH3-128 over the first and the last MiB of a file and 256 evenly spread pieces of 64 KiB
+/// between; over everything where that is not more. Takes time that does not depend on the size.
+std::vector<std::byte> fingerprint_of(const BaseFile& file);
 
-/// Holds the base against the record (I1): device, inode, size, mtime and ctime unchanged:
-/// accepted. Otherwise the fingerprint decides, and with the same fingerprint the mtime: equal, as
-/// a careful copy has it, accepted; another, refused. The fingerprint is always compared of a block
-/// device, which has no times, and of a base that somebody was seen to write to; that stays on
-/// record. `accept_changed` accepts whatever stands there, and takes a writer from the record.
-BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_changed);
+/// How to open a base again that is on record.
+BaseOptions options_of(const BaseRow& recorded);
 
 }  // namespace cowfs

@@ -36,16 +36,16 @@ sigset_t watched_signal() {
 
 }  // namespace
 
-BaseWatch::BaseWatch(const Base& base, Alarm alarm, spdlog::logger& log,
+BaseWatch::BaseWatch(const File& file, Alarm alarm, spdlog::logger& log,
                      std::chrono::milliseconds pause)
     : alarm_(std::move(alarm)),
       log_(log),
       pause_(pause),
       // Not by its name, which may lead to another file by now. The lease belongs to the open file
       // description, which is to be shared with nobody.
-      file_(by_descriptor(base.file()), O_RDONLY),
+      file_(by_descriptor(file), O_RDONLY),
       events_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK), "inotify_init1"),
-      name_(base.path()),
+      name_(file.path()),
       thread_([this] { run(); }) {
   started_.wait();
 }

@@ -9,13 +9,12 @@
 #include <string>
 #include <thread>
 
-#include "store/base.h"
 #include "store/descriptor.h"
 #include "store/file.h"
 
 namespace cowfs {
 
-/// Notices who writes to the base while it is in use (I1).
+/// Notices who writes to a file of the base while it is in use (I1).
 ///
 /// Of a file it holds a read lease (fcntl(2), F_SETLEASE), on a descriptor of its own: an open(2)
 /// for writing and a truncate(2) wait until the lease is given up, which is done at once, before
@@ -32,8 +31,8 @@ class BaseWatch {
   /// of a writer that was there before also while the constructor runs; must not throw.
   using Alarm = std::function<void(const std::string& what)>;
 
-  /// Watches when it returns. Logs once what it cannot watch; that is no error.
-  BaseWatch(const Base& base, Alarm alarm, spdlog::logger& log,
+  /// Watches when it returns. `file` need not outlive it. Logs once what it cannot watch; that is no error.
+  BaseWatch(const File& file, Alarm alarm, spdlog::logger& log,
             std::chrono::milliseconds pause = std::chrono::seconds(10));
   BaseWatch(const BaseWatch&) = delete;
   BaseWatch& operator=(const BaseWatch&) = delete;

@@ -61,6 +61,40 @@ void bind_base(Statement& statement, const BaseRow& base) {
   } else {
     statement.bind_null(9);
   }
+  statement.bind(10, std::string(format_name(base.format)));
+  if (base.snapshot) {
+    statement.bind(11, *base.snapshot);
+  } else {
+    statement.bind_null(11);
+  }
+  statement.bind(12, to_sql(base.virtual_size));
+}
+
+void replace_backing(Database& database, const std::vector<BaseFileRow>& files) {
+  database.execute("DELETE FROM backing");
+  int64_t position = 0;
+  for (const BaseFileRow& file : files) {
+    database
+        .prepare(
+            "INSERT INTO backing (position, path, format, device, inode, size, mtime_ns, ctime_ns, "
+            "fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(1, ++position)
+        .bind(2, file.path)
+        .bind(3, std::string(format_name(file.format)))
+        .bind(4, to_sql(file.device))
+        .bind(5, to_sql(file.inode))
+        .bind(6, to_sql(file.size))
+        .bind(7, file.mtime_ns)
+        .bind(8, file.ctime_ns)
+        .bind(9, file.fingerprint)
+        .run();
+  }
+}
+
+BaseFormat format_of(const std::string& name, const std::string& catalog) {
+  const std::optional<BaseFormat> format = find_base_format(name);
+  if (!format) throw damaged(catalog, "the base has the format '" + printable(name) + "'");
+  return *format;
 }
 
 }  // namespace
@@ -100,9 +134,11 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
         .run();
     Statement insert = database.prepare(
         "INSERT INTO base (id, path, device, inode, size, mtime_ns, ctime_ns, fingerprint, "
-        "checksum, written_ns) VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        "checksum, written_ns, format, snapshot, virtual_size) "
+        "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
     bind_base(insert, base);
     insert.run();
+    replace_backing(database, base.backing);
     transaction.commit();
     database.checkpoint();  // all of it is in the one file, and durable
   }
@@ -211,19 +247,61 @@ StoreRow Catalog::store() {
 
 BaseRow Catalog::base() {
   const std::lock_guard lock(mutex_);
-  Statement select = database_.prepare(
+  return read_base_row(database_);
+}
+
+BaseRow read_base_row(Database& database) {
+  Statement select = database.prepare(
       "SELECT path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum, "
-      "written_ns FROM base WHERE id = 1");
-  if (!select.step()) throw damaged(path(), "no base row");
-  BaseRow row{.path = select.text(0),
-              .device = from_sql(select.integer(1)),
-              .inode = from_sql(select.integer(2)),
-              .size = from_sql(select.integer(3)),
-              .mtime_ns = select.integer(4),
-              .ctime_ns = select.integer(5),
-              .fingerprint = copy_of(select.blob(6)),
-              .checksum = copy_of(select.blob(7))};
+      "written_ns, format, snapshot, virtual_size FROM base WHERE id = 1");
+  if (!select.step()) throw damaged(database.path(), "no base row");
+  BaseRow row;
+  row.path = select.text(0);
+  row.device = from_sql(select.integer(1));
+  row.inode = from_sql(select.integer(2));
+  row.size = from_sql(select.integer(3));
+  row.mtime_ns = select.integer(4);
+  row.ctime_ns = select.integer(5);
+  row.fingerprint = copy_of(select.blob(6));
+  row.checksum = copy_of(select.blob(7));
   if (!select.is_null(8)) row.written_ns = select.integer(8);
+  row.format = format_of(select.text(9), database.path());
+  if (!select.is_null(10)) row.snapshot = select.text(10);
+  row.virtual_size = from_sql(select.integer(11));
+
+  Statement files = database.prepare(
+      "SELECT position, path, format, device, inode, size, mtime_ns, ctime_ns, fingerprint "
+      "FROM backing ORDER BY position LIMIT 64");
+  while (files.step()) {
+    if (files.integer(0) != static_cast<int64_t>(row.backing.size()) + 1) {
+      throw damaged(database.path(), "a row of table backing is missing, or too many");
+    }
+    row.backing.push_back({.path = files.text(1),
+                           .device = from_sql(files.integer(3)),
+                           .inode = from_sql(files.integer(4)),
+                           .size = from_sql(files.integer(5)),
+                           .mtime_ns = files.integer(6),
+                           .ctime_ns = files.integer(7),
+                           .fingerprint = copy_of(files.blob(8)),
+                           .format = format_of(files.text(2), database.path())});
+  }
+  return row;
+}
+
+std::optional<BaseRow> peek_base_row(const std::string& path) {
+  if (::access(path.c_str(), F_OK) != 0) return std::nullopt;
+  require_sound_header(path);
+  Database database(path, reading_mode(std::filesystem::path(path).parent_path()));
+  if (is_blank(database)) return std::nullopt;
+  require_catalog(database);
+  constexpr int64_t kFirstWithFormats = 3;
+  const int64_t version = database.pragma("user_version");
+  if (version > current_schema().version) require_schema(database, current_schema());  // throws
+  if (version >= kFirstWithFormats) return read_base_row(database);
+  BaseRow row;  // raw, as all were
+  Statement select = database.prepare("SELECT path FROM base WHERE id = 1");
+  if (!select.step()) throw damaged(path, "no base row");
+  row.path = select.text(0);
   return row;
 }
 
@@ -368,9 +446,11 @@ void Catalog::Change::commit() {
 void Catalog::Change::set_base(const BaseRow& base) {
   Statement update = catalog_.database_.prepare(
       "UPDATE base SET path = ?, device = ?, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, "
-      "fingerprint = ?, checksum = ?, written_ns = ? WHERE id = 1");
+      "fingerprint = ?, checksum = ?, written_ns = ?, format = ?, snapshot = ?, virtual_size = ? "
+      "WHERE id = 1");
   bind_base(update, base);
   update.run();
+  replace_backing(catalog_.database_, base.backing);
 }
 
 void Catalog::Change::set_base_written(int64_t ns) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "store/base_format.h"
 #include "store/db.h"
 #include "store/map_arena.h"
 #include "store/schema.h"
@@ -28,16 +29,24 @@ struct StoreRow {
   int64_t created_ns = 0;
 };
 
-/// How the base was when the store last accepted it (I1).
-struct BaseRow {
+/// How a file of the base was when the store last accepted it (I1).
+struct BaseFileRow {
   std::string path;
   uint64_t device = 0;
   uint64_t inode = 0;
-  uint64_t size = 0;
+  uint64_t size = 0;  ///< of the file
   int64_t mtime_ns = 0;
   int64_t ctime_ns = 0;
   std::vector<std::byte> fingerprint;
-  std::vector<std::byte> checksum;  ///< of the whole base; empty if none was recorded
+  BaseFormat format = BaseFormat::raw;  ///< found or given when the store was made
+};
+
+/// Likewise the base as a whole.
+struct BaseRow : BaseFileRow {
+  uint64_t virtual_size = 0;            ///< of the disk that it holds
+  std::optional<std::string> snapshot;  ///< the internal one that is shown; none: the disk as it is
+  std::vector<BaseFileRow> backing;     ///< its backing file, that one's, and so on
+  std::vector<std::byte> checksum;      ///< of the whole disk; empty if none was recorded
   /// When somebody was seen to open it for writing; none: never, since it was last accepted.
   std::optional<int64_t> written_ns = std::nullopt;
 };
@@ -185,6 +194,12 @@ class Catalog {
   std::optional<Statement> load_pages_;
   std::optional<Statement> set_size_;
 };
+
+/// The row of the base and those of its backing files. EUCLEAN if they cannot be (I10).
+BaseRow read_base_row(Database& database);
+/// What a catalog of any version that can be upgraded says of its base, as far as it is needed to
+/// open that; nothing if there is no catalog. Changes nothing; the caller holds the store's lock.
+std::optional<BaseRow> peek_base_row(const std::string& path);
 
 /// How the catalog in `directory` is opened for writing: alone where its host could not have a
 /// mapped file changed on a full disk (mapped_change_takes_space).

@@ -451,7 +451,7 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
 
 void StoreCheck::check_base_of(const BaseRow& recorded) {
   try {
-    check_base(Base(recorded.path), recorded, report_);
+    check_base(Base(recorded.path, options_of(recorded)), recorded, report_);
   } catch (const Error& error) {
     damage("base", error.what(),
            "bring it back; or, if it was moved, mount the store with its new path once, or compare "
@@ -475,9 +475,10 @@ bool compare_base(const std::string& directory, const std::optional<std::string>
   require_sound_header(catalog_path(directory));
   const StoreLock lock(directory, Holder{.pid = ::getpid(), .mount = "", .ending = false});
   Catalog catalog(catalog_path(directory), writing_mode(directory));
-  const std::string path = base_path.value_or(catalog.base().path);
+  const BaseRow recorded = catalog.base();
+  const std::string path = base_path.value_or(recorded.path);
   try {
-    return compare_base(catalog, Base(path), options);
+    return compare_base(catalog, Base(path, options_of(recorded)), options);
   } catch (const Error& error) {
     if (error.code() != ENOENT || base_path) throw;
     throw Error::with_message(ENOENT, std::string(error.what()) +

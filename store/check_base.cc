@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <string_view>
 
+#include "store/base_verdict.h"
 #include "store/error.h"
 
 namespace cowfs {
@@ -17,7 +18,7 @@ void require_unchanged(const Base& base, const BaseRow& recorded) {
         "was opened for writing while it was mounted; it has to be accepted first, with "
         "`cowfs mount --accept-changed-base`";
   } else if (verdict.kind != BaseVerdict::Kind::refused) {
-    if (base.fingerprint() == recorded.fingerprint) return;
+    if (has_recorded_fingerprints(base, recorded)) return;
     reason = "is another than the store was made for: the fingerprint differs";
   }
   throw Error::with_message(ESTALE, "base " + base.path() + ": " + reason);
@@ -26,12 +27,19 @@ void require_unchanged(const Base& base, const BaseRow& recorded) {
 /// The checksum, of a base that nobody changes meanwhile.
 std::vector<std::byte> checksum_of(const Base& base, const CheckOptions& options) {
   const BaseRow before = base.identity();
+  const auto is_as_before = [](const BaseFileRow& now, const BaseFileRow& then) {
+    return now.size == then.size && now.mtime_ns == then.mtime_ns;
+  };
   std::vector<std::byte> checksum = base.checksum([&](uint64_t done) {
     if (options.cancelled()) throw Error(ECANCELED, "checksum of " + base.path());
     options.progress(done, base.size());
   });
   const BaseRow after = base.identity();
-  if (after.size != before.size || after.mtime_ns != before.mtime_ns) {
+  bool same = is_as_before(after, before);
+  for (size_t i = 0; i < after.backing.size(); ++i) {
+    same = same && is_as_before(after.backing[i], before.backing[i]);
+  }
+  if (!same) {
     throw Error::with_message(EBUSY, "base " + base.path() + ": was changed while it was read");
   }
   return checksum;
@@ -57,8 +65,7 @@ void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) 
     } else {
       damage(verdict.reason.substr(0, at), "bring " + verdict.reason.substr(at + kRemedy.size()));
     }
-  } else if (verdict.kind == BaseVerdict::Kind::unchanged && !base.is_device() &&
-             base.fingerprint() != recorded.fingerprint) {
+  } else if (verdict.kind == BaseVerdict::Kind::unchanged && !has_recorded_fingerprints(base, recorded)) {
     // Of others the verdict rests on the fingerprint already.
     damage("has other content than it had, though its times are the same: the fingerprint differs",
            "bring the old base back");
@@ -74,7 +81,7 @@ void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) 
 
 void record_base(Catalog& catalog, const Base& base, const CheckOptions& options) {
   require_unchanged(base, catalog.base());
-  BaseRow row = base.identity();
+  BaseRow row = base.identity_and_fingerprints();
   row.checksum = checksum_of(base, options);
   const std::vector<std::byte> before = catalog.base().checksum;
   if (!before.empty() && before != row.checksum) {
@@ -83,7 +90,6 @@ void record_base(Catalog& catalog, const Base& base, const CheckOptions& options
                     ": is not what it was when its checksum was recorded: bring the old base back; "
                     "or mount with --accept-changed-base, at the machines' risk, and record then");
   }
-  row.fingerprint = base.fingerprint();
   Catalog::Change change(catalog);
   change.set_base(row);
   change.commit();
@@ -96,16 +102,16 @@ bool compare_base(Catalog& catalog, const Base& base, const CheckOptions& option
                                            ": no checksum of it was recorded; `cowfs check "
                                            "--record-base` does that");
   }
-  if (base.identity().size != recorded.size || checksum_of(base, options) != recorded.checksum) {
+  if (base.size() != recorded.virtual_size ||
+      checksum_of(base, options) != recorded.checksum) {
     if (base.path() != recorded.path) return false;  // some other file is: that says nothing
     Catalog::Change change(catalog);
     change.set_base_written(catalog_now());
     change.commit();
     return false;
   }
-  BaseRow row = base.identity();
+  BaseRow row = base.identity_and_fingerprints();
   row.checksum = recorded.checksum;
-  row.fingerprint = base.fingerprint();
   Catalog::Change change(catalog);
   change.set_base(row);
   change.commit();

@@ -130,9 +130,7 @@ bool RowCheck::check_store_row() {
 }
 
 bool RowCheck::check_base_row() {
-  Statement select = database_.prepare(
-      "SELECT path, device, inode, size, mtime_ns, ctime_ns, fingerprint, checksum, written_ns "
-      "FROM base WHERE id = 1");
+  Statement select = database_.prepare("SELECT 1 FROM base WHERE id = 1");
   if (!select.step()) {
     add(Severity::damage, "catalog_rows", "", 0, "catalog: its row of table base is missing",
         kCopyBack);
@@ -144,23 +142,24 @@ bool RowCheck::check_base_row() {
     add(Severity::damage, "catalog_rows", "", 0, "catalog: table store or base has a second row",
         kCopyBack);
   }
-  const auto bytes = [&](int column) {
-    const std::span<const std::byte> blob = select.blob(column);
-    return std::vector<std::byte>(blob.begin(), blob.end());
-  };
   BaseRow& row = catalog_.base;
-  row = {.path = select.text(0),
-         .device = static_cast<uint64_t>(select.integer(1)),
-         .inode = static_cast<uint64_t>(select.integer(2)),
-         .size = static_cast<uint64_t>(select.integer(3)),
-         .mtime_ns = select.integer(4),
-         .ctime_ns = select.integer(5),
-         .fingerprint = bytes(6),
-         .checksum = bytes(7)};
-  if (!select.is_null(8)) row.written_ns = select.integer(8);
+  try {
+    row = read_base_row(database_);
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN) throw;
+    add(Severity::damage, "catalog_rows", "", 0, std::string("catalog: ") + error.what(),
+        kCopyBack);
+    return false;
+  }
   constexpr size_t kHash = 16;
-  if (row.size == 0 || row.size > kMaxImageSize || row.fingerprint.size() != kHash ||
-      (!row.checksum.empty() && row.checksum.size() != kHash) || !row.path.starts_with('/')) {
+  bool sound = row.size > 0 && row.virtual_size > 0 && row.virtual_size <= kMaxImageSize &&
+               (row.format != BaseFormat::raw || row.size == row.virtual_size) &&
+               row.fingerprint.size() == kHash && row.path.starts_with('/') &&
+               (row.checksum.empty() || row.checksum.size() == kHash);
+  for (const BaseFileRow& file : row.backing) {
+    sound = sound && file.fingerprint.size() == kHash && file.path.starts_with('/');
+  }
+  if (!sound) {
     add(Severity::damage, "catalog_rows", "", 0,
         "catalog: its row of table base cannot be: path, size, fingerprint or checksum", kCopyBack);
   }

@@ -527,8 +527,8 @@ std::optional<uint64_t> Image::next_data(uint64_t offset) {
     if (run.state == ChunkState::absent) {
       const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base->size()});
       if (offset < limit) {
-        const std::optional<uint64_t> data = context_.base->file().next_data(offset);
-        if (data && *data < limit) return *data;
+        const std::optional<uint64_t> data = context_.base->next_data(offset, limit);
+        if (data) return data;
       }
     }
     offset = end;
@@ -546,7 +546,7 @@ std::optional<uint64_t> Image::next_hole(uint64_t offset) {
     if (run.state == ChunkState::absent) {
       const uint64_t limit = std::min({end, layer_->parent_limit(), context_.base->size()});
       if (offset >= limit) return offset;
-      const uint64_t hole = context_.base->file().next_hole(offset);
+      const uint64_t hole = context_.base->next_hole(offset, limit);
       if (hole < limit) return hole;
       if (limit < end) return limit;
     }

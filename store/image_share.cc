@@ -5,7 +5,8 @@
 // write of just what the base has there. The latter is what cp(1), tar(1) and dd(1) do when they
 // copy an image, or the base, by reading and writing: without it each copy would cost all of the
 // base. Only whole chunks are compared, and only those that hide the base. Who copies an image has
-// just read the base, which is then in the host's page cache, mostly. What is not there is fetched
+// just read the base, which is then in the host's page cache, mostly, or in ours of decompressed
+// clusters. What is not there is fetched
 // on credit: a chunk that proves equal restores it, one that was fetched in vain uses it up. So a
 // copy stays shared also when memory is short, and a guest that fills what it had trimmed with
 // other data soon waits for nothing.
@@ -83,14 +84,14 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
 bool Image::same_as_base(std::span<const std::byte> data, uint64_t offset) {
   constexpr size_t kPiece = 16 << 10;
   std::array<std::byte, kPiece> piece;
-  const File& base = context_.base->file();
+  const Base& base = *context_.base;
   try {
     while (!data.empty()) {
       const std::span<std::byte> held(piece.data(), std::min(kPiece, data.size()));
       bool fetched = false;
       if (base.read_cached(held, offset) < held.size()) {
         if (share_credit_.load() < static_cast<int64_t>(held.size())) return false;
-        base.read_exactly(held, offset);
+        base.read(held, offset);
         fetched = true;
       }
       if (std::memcmp(held.data(), data.data(), held.size()) != 0) {

@@ -38,7 +38,21 @@ CREATE TABLE base (
   ctime_ns    INTEGER NOT NULL,
   fingerprint BLOB    NOT NULL,
   checksum    BLOB,
-  written_ns  INTEGER
+  written_ns  INTEGER,
+  format       TEXT    NOT NULL DEFAULT 'raw',
+  snapshot     TEXT,
+  virtual_size INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE backing (
+  position    INTEGER PRIMARY KEY,
+  path        TEXT    NOT NULL,
+  format      TEXT    NOT NULL,
+  device      INTEGER NOT NULL,
+  inode       INTEGER NOT NULL,
+  size        INTEGER NOT NULL,
+  mtime_ns    INTEGER NOT NULL,
+  ctime_ns    INTEGER NOT NULL,
+  fingerprint BLOB    NOT NULL
 );
 CREATE TABLE layer (
   id           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -77,6 +91,16 @@ INSERT INTO sqlite_sequence (name, seq) VALUES ('image', 1);
 constexpr std::array kMigrations{
     Migration{.from = 1,
               .sql = "CREATE TABLE request (id INTEGER PRIMARY KEY, image INTEGER NOT NULL)"},
+    // Before version 3 every base was read as raw, whatever it began with.
+    Migration{.from = 2,
+              .sql = "ALTER TABLE base ADD COLUMN format TEXT NOT NULL DEFAULT 'raw';"
+                     "ALTER TABLE base ADD COLUMN snapshot TEXT;"
+                     "ALTER TABLE base ADD COLUMN virtual_size INTEGER NOT NULL DEFAULT 0;"
+                     "UPDATE base SET virtual_size = size;"
+                     "CREATE TABLE backing (position INTEGER PRIMARY KEY, path TEXT NOT NULL,"
+                     " format TEXT NOT NULL, device INTEGER NOT NULL, inode INTEGER NOT NULL,"
+                     " size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,"
+                     " ctime_ns INTEGER NOT NULL, fingerprint BLOB NOT NULL);"},
 };
 
 void require_not_newer(int64_t version, Database& database, const Schema& schema) {
@@ -136,7 +160,7 @@ void require_sound_header(const std::string& path) {
 }
 
 const Schema& current_schema() {
-  static const Schema schema{.version = 2, .ddl = kDdl, .migrations = kMigrations};
+  static const Schema schema{.version = 3, .ddl = kDdl, .migrations = kMigrations};
   return schema;
 }
 
@@ -184,6 +208,7 @@ void require_values(Database& database) {
   struct Rule {
     const char* table;
     const char* broken;  // a condition
+    const char* key = "id";
   };
   // What can be said of sizes, names and numbers in words of their own is said where they are read.
   constexpr std::array kRules{
@@ -195,7 +220,16 @@ void require_values(Database& database) {
            "typeof(inode) <> 'integer' OR typeof(size) <> 'integer' OR typeof(mtime_ns) <> "
            "'integer' OR typeof(ctime_ns) <> 'integer' OR typeof(fingerprint) <> 'blob' OR "
            "length(fingerprint) <> 16 OR typeof(checksum) NOT IN ('blob', 'null') OR "
-           "length(checksum) <> 16 OR typeof(written_ns) NOT IN ('integer', 'null')"},
+           "length(checksum) <> 16 OR typeof(written_ns) NOT IN ('integer', 'null') OR "
+           "format NOT IN ('raw', 'qcow2', 'qcow') OR typeof(snapshot) NOT IN ('text', 'null') OR "
+           "typeof(virtual_size) <> 'integer'"},
+      Rule{"backing",
+           "position NOT BETWEEN 1 AND 63 OR typeof(path) <> 'text' OR "
+           "format NOT IN ('raw', 'qcow2', 'qcow') OR typeof(device) <> 'integer' OR "
+           "typeof(inode) <> 'integer' OR typeof(size) <> 'integer' OR typeof(mtime_ns) <> "
+           "'integer' OR typeof(ctime_ns) <> 'integer' OR typeof(fingerprint) <> 'blob' OR "
+           "length(fingerprint) <> 16",
+           "position"},
       Rule{"layer",
            "id < 1 OR typeof(parent_limit) <> 'integer' OR has_file NOT IN (0, 1) OR "
            "typeof(has_file) <> 'integer' OR typeof(failure) NOT IN ('text', 'null')"},
@@ -209,8 +243,8 @@ void require_values(Database& database) {
            "'null') OR space_limit < 0"},
       Rule{"request", "typeof(image) <> 'integer' OR image < 0"}};
   for (const Rule& rule : kRules) {
-    Statement select = database.prepare(std::string("SELECT id FROM ") + rule.table + " WHERE " +
-                                        rule.broken + " LIMIT 1");
+    Statement select = database.prepare(std::string("SELECT ") + rule.key + " FROM " + rule.table +
+                                        " WHERE " + rule.broken + " LIMIT 1");
     if (!select.step()) continue;
     throw Error::with_message(EUCLEAN, database.path() + ": damaged: row " +
                                            std::to_string(select.integer(0)) + " of table " +

@@ -12,9 +12,11 @@
 #include <set>
 #include <utility>
 
+#include "store/base_verdict.h"
 #include "store/check_database.h"
 #include "store/error.h"
 #include "store/layout.h"
+#include "store/names.h"
 
 namespace cowfs {
 namespace {
@@ -92,26 +94,28 @@ Store::Store(Options options)
     throw Error::with_message(ENOTDIR, "store " + directory + ": is not a directory");
   }
   require_usable_host(there ? directory : fs::path(directory).parent_path().string(), directory);
-  if (!options_.base_path.empty()) {
-    base_ = std::make_unique<Base>(options_.base_path, &options_.fault_hook);
-  }
+  // Whatever it holds, it has to be there.
+  if (!options_.base_path.empty()) static_cast<void>(open_base_file(options_.base_path));
   if (there && ::access(directory.c_str(), R_OK | W_OK | X_OK) != 0) {
     throw Error{errno, "store " + directory};
   }
   // Before confine, after which it cannot be. Only a new store needs it.
   std::optional<File> parent;
   attempt([&] { parent.emplace(fs::path(directory).parent_path(), O_RDONLY | O_DIRECTORY); });
-  if (there) confine();
   bool was_made = false;
   // What a stranger's directory holds is not touched.
   const bool has_lock = there && is_there(directory + "/lock");
   if (there) {
     reserve_ = std::make_unique<Reserve>(directory, &options_.fault_hook);
+    std::optional<BaseRow> recorded;
     if (is_there(catalog_path(directory))) {
-      require_sound_header(catalog_path(directory));
       take_lock();
-      with_room([&] { was_made = Catalog::exists(catalog_path(directory)); });
+      const auto look = [&] { return peek_base_row(catalog_path(directory)); };
+      with_room([&] { recorded = options_.apart ? options_.apart(look) : look(); });
+      was_made = recorded.has_value();
     }
+    if (!options_.names_only && (was_made || options_.create)) open_base(recorded);
+    confine();
   }
   if (!was_made) {
     if (there) require_no_layers(directory);
@@ -168,6 +172,42 @@ Store::~Store() {
   }
   // SQLite has removed its log: there may be space again for the next who opens the store.
   if (reserve_ != nullptr) reserve_->renew();
+}
+
+void Store::open_base(const std::optional<BaseRow>& recorded) {
+  BaseOptions options;
+  if (recorded) {
+    options = options_of(*recorded);
+    options.find_formats = options_.accept_changed_base;
+  } else {
+    options.find_formats = true;
+    options.format = options_.base_format;
+    options.snapshot = options_.base_snapshot;
+  }
+  options.allow_backing = options_.allow_backing;
+  const std::string& path = options_.base_path.empty() && recorded ? recorded->path
+                                                                   : options_.base_path;
+  if (path.empty()) return;
+  base_ = std::make_unique<Base>(path, options, &options_.fault_hook);
+}
+
+// A guest can write to a raw disk what looks like the header of another format, and name any file
+// in it: so what was found when the store was made holds for good (CVE-2008-2004).
+void Store::require_same_making(const BaseRow& recorded) const {
+  const auto refuse = [&](const std::string& what) {
+    throw Error::with_message(EINVAL, "store " + options_.directory + ": " + what +
+                                          "; that is fixed when a store is made");
+  };
+  if (options_.base_format && *options_.base_format != recorded.format) {
+    refuse("reads its base as " + std::string(format_name(recorded.format)) + ", not as " +
+           std::string(format_name(*options_.base_format)));
+  }
+  if (options_.base_snapshot && options_.base_snapshot != recorded.snapshot) {
+    refuse("shows " +
+           (recorded.snapshot ? "the snapshot '" + printable(*recorded.snapshot) + "' of its base"
+                              : std::string("its base as it is")) +
+           ", not the snapshot '" + printable(*options_.base_snapshot) + "'");
+  }
 }
 
 void Store::confine() {
@@ -229,6 +269,7 @@ void Store::unmake_if_new() {
 }
 
 void Store::make(const Schema& schema, const File* parent) {
+  if (base_ == nullptr) open_base(std::nullopt);
   if (base_ == nullptr) {
     throw Error::with_message(ENOENT, "store " + options_.directory + ": holds no catalog.db");
   }
@@ -238,8 +279,7 @@ void Store::make(const Schema& schema, const File* parent) {
     throw Error::with_message(EINVAL, "chunk size " + std::to_string(chunk_size) +
                                           ": is not a power of two from 4 KiB to 2 MiB");
   }
-  BaseRow base = base_->identity();
-  base.fingerprint = base_->fingerprint();
+  const BaseRow base = base_->identity_and_fingerprints();
 
   const std::string& directory = options_.directory;
   if (::mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
@@ -277,41 +317,52 @@ void Store::make(const Schema& schema, const File* parent) {
 
 void Store::check_base() {
   const BaseRow recorded = catalog_->base();
-  if (base_ == nullptr) {
-    base_ = std::make_unique<Base>(recorded.path, &options_.fault_hook);
+  require_same_making(recorded);
+  if (base_ == nullptr) open_base(recorded);  // somebody else has made the store meanwhile
+  if (base_->format() != recorded.format) {
+    throw Error::with_message(EAGAIN, "store " + facts_.directory +
+                                          ": was made anew while it was opened; try again");
+  }
+  if (recorded.format == BaseFormat::raw &&
+      guess_base_format(base_->file()) != BaseFormat::raw) {
+    options_.log->warn(
+        "base {}: begins like a qcow file, and is read as raw, as it was when the store was made",
+        base_->path());
   }
   const BaseVerdict verdict = judge_base(*base_, recorded, options_.accept_changed_base);
   if (verdict.kind == BaseVerdict::Kind::refused && options_.live->taken_over()) {
     // Machines run on it. It could not be refused to the process before either.
-    note_base_written("was changed");
+    note_base_written(base_->path(), "was changed");
     return;
   }
   if (verdict.kind == BaseVerdict::Kind::refused) {
     throw Error::with_message(ESTALE, "base " + base_->path() + ": " + verdict.reason + " (store " +
                                           facts_.directory + ", made for " + recorded.path + ")");
   }
-  const bool moved = verdict.row.path != recorded.path;
+  bool moved = verdict.row.path != recorded.path;
+  for (size_t i = 0; i < std::min(recorded.backing.size(), verdict.row.backing.size()); ++i) {
+    moved = moved || verdict.row.backing[i].path != recorded.backing[i].path;
+  }
   if (verdict.kind == BaseVerdict::Kind::same_content) {
     options_.log->warn("base {}: accepted: {}", base_->path(), verdict.reason);
   } else if (!moved) {
     return;
   }
   catalog_->change([&](Catalog::Change& change) { change.set_base(verdict.row); });
-  facts_.base_path = verdict.row.path;
-  facts_.base_size = verdict.row.size;
+  set_base_facts(facts_, verdict.row);
 }
 
-void Store::note_base_written(const std::string& what) {
+void Store::note_base_written(const std::string& path, const std::string& what) {
   options_.log->error(
       "base {}: {} while it is in use: images that rely on what changes are damaged; `cowfs info` "
       "says so from now on",
-      base_->path(), what);
+      path, what);
   try {
     Catalog::Change change(*catalog_);
     change.set_base_written(catalog_now());
     change.commit();
   } catch (const Error& error) {
-    options_.log->error("base {}: cannot be remembered as written to: {}", base_->path(),
+    options_.log->error("base {}: cannot be remembered as written to: {}", path,
                         error.what());
   }
 }

@@ -38,7 +38,10 @@ struct StoreFacts {
   std::string directory;
   std::string uuid;
   std::string base_path;
-  uint64_t base_size = 0;  ///< bytes
+  BaseFormat base_format = BaseFormat::raw;
+  std::optional<std::string> base_snapshot;
+  std::vector<BaseLink> backing;  ///< below the base: its backing file, that one's, and so on
+  uint64_t base_size = 0;         ///< bytes of the disk
   uint32_t chunk_size = 0;
   std::string policy;
   int format_version = 0;
@@ -51,6 +54,10 @@ class Store {
   struct Options {
     std::string directory;               ///< absolute
     std::string base_path;               ///< empty: the one that the catalog names
+    /// Its format and snapshot: refuse a store that was made with others; for making one.
+    std::optional<BaseFormat> base_format;
+    std::optional<std::string> base_snapshot;
+    std::vector<std::string> allow_backing;  ///< see BaseOptions
     std::optional<uint32_t> chunk_size;  ///< refuse a store that has another; for making one
     std::optional<std::string> policy;   ///< likewise
     bool create = false;                 ///< make the store if there is none
@@ -64,6 +71,10 @@ class Store {
     /// Called once the base is open and the directory there, before anything in it is read: for who
     /// then gives up all other files. The base is none of `names_only`.
     std::function<void(const Base* base)> confine;
+    /// Does `look`, which reads in the store, where it can do no harm, and returns what it returns:
+    /// the formats of the base are on record, and have to be known before `confine`. None: here.
+    std::function<std::optional<BaseRow>(const std::function<std::optional<BaseRow>()>& look)>
+        apart;
     /// Where what the catalog lacks is kept. If a process before this one left something there,
     /// this object goes on where that one was killed.
     std::shared_ptr<LiveMemory> live = std::make_shared<LiveMemory>();
@@ -100,9 +111,9 @@ class Store {
   [[nodiscard]] const StoreFacts& facts() const { return facts_; }
   /// Not with names_only.
   [[nodiscard]] const Base& base() const { return *base_; }
-  /// Logs that somebody other than this program writes to the base (`what`: "was opened for
-  /// writing"), and remembers it until the base is accepted anew (I1).
-  void note_base_written(const std::string& what);
+  /// Logs that somebody other than this program writes to a file of the base (`what`: "was opened
+  /// for writing"), and remembers it until the base is accepted anew (I1).
+  void note_base_written(const std::string& path, const std::string& what);
   /// When that was, nanoseconds since the epoch.
   [[nodiscard]] std::optional<int64_t> base_written_ns() { return catalog_->base().written_ns; }
   [[nodiscard]] Space space() const { return space_at(facts_.directory); }
@@ -171,6 +182,9 @@ class Store {
   };
 
   void take_lock();
+  /// As it was made, or is to be made if nothing is recorded.
+  void open_base(const std::optional<BaseRow>& recorded);
+  void require_same_making(const BaseRow& recorded) const;
   void confine();
   /// `parent`: the directory's, if it could be opened.
   void make(const Schema& schema, const File* parent);
@@ -236,6 +250,9 @@ struct StoreSummary {
   std::optional<Holder> holder;
 };
 StoreSummary summarize_store(const std::string& directory);
+
+/// What the facts say of the base.
+void set_base_facts(StoreFacts& facts, const BaseRow& base);
 
 /// What its catalog says of the store.
 StoreFacts facts_of(const std::string& directory, Catalog& catalog);

@@ -9,16 +9,25 @@ namespace cowfs {
 
 namespace fs = std::filesystem;
 
+void set_base_facts(StoreFacts& facts, const BaseRow& base) {
+  facts.base_path = base.path;
+  facts.base_format = base.format;
+  facts.base_snapshot = base.snapshot;
+  facts.base_size = base.virtual_size;
+  facts.backing.clear();
+  for (const BaseFileRow& file : base.backing) facts.backing.push_back({file.path, file.format});
+}
+
 StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
   const StoreRow store = catalog.store();
-  const BaseRow base = catalog.base();
-  return {.directory = directory,
-          .uuid = store.uuid,
-          .base_path = base.path,
-          .base_size = base.size,
-          .chunk_size = store.chunk_size,
-          .policy = store.policy,
-          .format_version = catalog.format_version()};
+  StoreFacts facts;
+  facts.directory = directory;
+  facts.uuid = store.uuid;
+  facts.chunk_size = store.chunk_size;
+  facts.policy = store.policy;
+  facts.format_version = catalog.format_version();
+  set_base_facts(facts, catalog.base());
+  return facts;
 }
 
 StoreSummary summarize_store(const std::string& directory) {

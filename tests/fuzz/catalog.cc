@@ -88,17 +88,21 @@ struct Table {
   const char* key;
   std::array<const char*, 12> columns;
 };
-constexpr std::array<Table, 6> kTables{
+constexpr std::array<Table, 7> kTables{
     {{"store", "id", {"id", "uuid", "chunk_size", "policy", "created_ns"}},
      {"base",
       "id",
       {"path", "device", "inode", "size", "mtime_ns", "ctime_ns", "fingerprint", "checksum",
-       "written_ns"}},
+       "written_ns", "format", "snapshot", "virtual_size"}},
      {"layer", "id", {"id", "parent", "parent_limit", "has_file", "failure"}},
      {"image",
       "id",
       {"id", "name", "layer", "size", "mode", "uid", "gid", "atime_ns", "mtime_ns", "ctime_ns",
        "btime_ns", "space_limit"}},
+     {"backing",
+      "position",
+      {"position", "path", "format", "device", "inode", "size", "mtime_ns", "ctime_ns",
+       "fingerprint"}},
      {"map_page", "page", {"layer", "page", "bits"}},
      {"sqlite_sequence", "name", {"name", "seq"}}}};
 

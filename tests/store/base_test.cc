@@ -1,4 +1,4 @@
-#include "store/base.h"
+#include "store/base_verdict.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -54,7 +54,7 @@ class BaseTest : public ::testing::Test {
       if (operation == FileOperation::read) pieces.emplace_back(offset, length);
       return 0;
     };
-    static_cast<void>(Base(path(), &hook).fingerprint());
+    static_cast<void>(Base(path(), {}, &hook).fingerprint());
     return pieces;
   }
   static std::mt19937_64 seeded() {
@@ -260,7 +260,7 @@ TEST_F(BaseTest, UnchangedBaseIsAcceptedWithoutReadingIt) {
   const BaseRow recorded = record();
   Faults faults;
   const FaultHook hook = faults.hook();
-  const Base base(path(), &hook);
+  const Base base(path(), {}, &hook);
   faults.set([](const std::string&, FileOperation operation, uint64_t, uint64_t) {
     return operation == FileOperation::read ? EIO : 0;
   });

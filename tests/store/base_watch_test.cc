@@ -53,7 +53,7 @@ class BaseWatchTest : public ::testing::Test {
 
 TEST_F(BaseWatchTest, WriterIsNoticedAndLetPass) {
   const Base base(path());
-  const BaseWatch watch(base, alarm(), *log_);
+  const BaseWatch watch(base.file(), alarm(), *log_);
   const auto begin = std::chrono::steady_clock::now();
   const File writer(path(), O_RDWR);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, kLeaseBreak / 2);
@@ -63,7 +63,7 @@ TEST_F(BaseWatchTest, WriterIsNoticedAndLetPass) {
 
 TEST_F(BaseWatchTest, TruncateIsNoticed) {
   const Base base(path());
-  const BaseWatch watch(base, alarm(), *log_);
+  const BaseWatch watch(base.file(), alarm(), *log_);
   ASSERT_EQ(::truncate(path().c_str(), 50'000), 0);
   EXPECT_TRUE(alarm_number(1));
 }
@@ -71,7 +71,7 @@ TEST_F(BaseWatchTest, TruncateIsNoticed) {
 TEST_F(BaseWatchTest, WriterUnderAnotherNameIsNoticed) {
   const Base base(path());
   ASSERT_EQ(::link(path().c_str(), (directory_ / "other").c_str()), 0);
-  const BaseWatch watch(base, alarm(), *log_);
+  const BaseWatch watch(base.file(), alarm(), *log_);
   ASSERT_EQ(::rename(path().c_str(), (directory_ / "moved").c_str()), 0);
   const File writer(directory_ / "other", O_WRONLY);
   EXPECT_TRUE(alarm_number(1));
@@ -80,11 +80,11 @@ TEST_F(BaseWatchTest, WriterUnderAnotherNameIsNoticed) {
 TEST_F(BaseWatchTest, ReadersAndOtherWatchesCauseNoAlarm) {
   const Base base(path());
   const Base same(path());
-  const BaseWatch watch(base, alarm(), *log_);
+  const BaseWatch watch(base.file(), alarm(), *log_);
   {
     std::atomic<unsigned> others = 0;
     const BaseWatch second(
-        same, [&](const std::string&) { ++others; }, *log_);
+        same.file(), [&](const std::string&) { ++others; }, *log_);
     EXPECT_EQ(read_file(path()).size(), 100'000U);
     void* mapped = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, base.file().fd(), 0);
     ASSERT_NE(mapped, MAP_FAILED);
@@ -101,7 +101,7 @@ TEST_F(BaseWatchTest, ReadersAndOtherWatchesCauseNoAlarm) {
 TEST_F(BaseWatchTest, EveryWatchNoticesTheWriter) {
   const Base base(path());
   std::atomic<unsigned> others = 0;
-  const BaseWatch watch(base, alarm(), *log_);
+  const BaseWatch watch(base.file(), alarm(), *log_);
   const BaseWatch second(
       base, [&](const std::string&) { ++others; }, *log_);
   const File writer(path(), O_WRONLY);
@@ -112,7 +112,7 @@ TEST_F(BaseWatchTest, EveryWatchNoticesTheWriter) {
 TEST_F(BaseWatchTest, WriterThatWasThereBeforeIsToldOnce) {
   const Base base(path());
   auto writer = std::make_unique<File>(path(), O_WRONLY);
-  const BaseWatch watch(base, alarm(), *log_, milliseconds(1));
+  const BaseWatch watch(base.file(), alarm(), *log_, milliseconds(1));
   EXPECT_EQ(alarms(), std::vector<std::string>{"is open for writing"});
   writer->write(filled(10, 1), 0);
   std::this_thread::sleep_for(milliseconds(50));  // some rounds
@@ -127,7 +127,7 @@ TEST_F(BaseWatchTest, WriterThatWasThereBeforeIsToldOnce) {
 
 TEST_F(BaseWatchTest, ThereIsNoSecondAlarmDuringThePause) {
   const Base base(path());
-  const BaseWatch watch(base, alarm(), *log_, std::chrono::hours(1));
+  const BaseWatch watch(base.file(), alarm(), *log_, std::chrono::hours(1));
   for (int i = 0; i < 20; ++i) {
     const File writer(path(), O_WRONLY);
     ASSERT_TRUE(alarm_number(1));
@@ -137,7 +137,7 @@ TEST_F(BaseWatchTest, ThereIsNoSecondAlarmDuringThePause) {
 
 TEST_F(BaseWatchTest, AfterThePauseTheNextWriterIsNoticed) {
   const Base base(path());
-  const BaseWatch watch(base, alarm(), *log_, milliseconds(1));
+  const BaseWatch watch(base.file(), alarm(), *log_, milliseconds(1));
   EXPECT_TRUE(eventually([&] {
     const File writer(path(), O_WRONLY);
     return alarms().size() >= 3;
@@ -151,7 +151,7 @@ TEST_F(BaseWatchTest, WithoutALeaseInotifyTellsOfWrites) {
   const Base base(path());
   ASSERT_EQ(::seteuid(65534), 0);
   {
-    const BaseWatch watch(base, alarm(), *log_, std::chrono::hours(1));
+    const BaseWatch watch(base.file(), alarm(), *log_, std::chrono::hours(1));
     ASSERT_EQ(::seteuid(0), 0);
     EXPECT_EQ(read_file(path()).size(), 100'000U);
     EXPECT_TRUE(alarms().empty());
@@ -166,7 +166,7 @@ TEST_F(BaseWatchTest, WithoutALeaseInotifyTellsOfWrites) {
 
 TEST_F(BaseWatchTest, NoWriterWaitsForAWatchThatHasEnded) {
   const Base base(path());
-  { const BaseWatch watch(base, alarm(), *log_); }
+  { const BaseWatch watch(base.file(), alarm(), *log_); }
   const File writer(path(), O_WRONLY | O_NONBLOCK);  // EWOULDBLOCK while somebody has a lease
   EXPECT_TRUE(alarms().empty());
 }

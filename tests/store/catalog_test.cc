@@ -19,14 +19,16 @@ class CatalogTest : public ::testing::Test {
     return {.uuid = "0-1", .chunk_size = 65536, .policy = "sparse", .created_ns = 77};
   }
   static BaseRow base_row() {
-    return {.path = "/srv/b",
-            .device = UINT64_MAX,
-            .inode = 5,
-            .size = 12345,
-            .mtime_ns = -1,
-            .ctime_ns = 9,
-            .fingerprint = pattern(1, 16),
-            .checksum = {}};
+    BaseRow row;
+    row.path = "/srv/b";
+    row.device = UINT64_MAX;
+    row.inode = 5;
+    row.size = 12345;
+    row.mtime_ns = -1;
+    row.ctime_ns = 9;
+    row.fingerprint = pattern(1, 16);
+    row.virtual_size = 12345;
+    return row;
   }
   static ImageRow image_row(const std::string& name, uint64_t layer) {
     ImageRow row;
