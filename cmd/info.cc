@@ -70,15 +70,16 @@ Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
   for (const std::string key :
-       {"mount",      "base",         "base_size",      "base_written", "store",
-        "chunk_size", "policy",       "format_version", "images",       "own_bytes",
-        "free_bytes", "total_bytes",  "used_percent",   "watermark",    "cache",
-        "full",       "parked",       "read_only",      "server_pid",   "keeper_pid",
-        "restarts",   "last_restart", "resend",         "sandbox",      "version"}) {
+       {"mount",        "base",       "base_format", "base_snapshot", "backing",        "base_size",
+        "base_written", "store",      "chunk_size",  "policy",        "format_version", "images",
+        "own_bytes",    "free_bytes", "total_bytes", "used_percent",  "watermark",      "cache",
+        "full",         "parked",     "read_only",   "server_pid",    "keeper_pid",     "restarts",
+        "last_restart", "resend",     "sandbox",     "version"}) {
     if (key == "base_written" || key == "last_restart") {
       const nlohmann::json& ns = facts.at(key + "_ns");
       json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));
-    } else if (key == "sandbox") {
+    } else if (key == "sandbox" || key == "base_format" || key == "base_snapshot" ||
+               key == "backing") {
       json[key] = facts.value(key, Json());  // an older server has none
     } else {
       json[key] = facts.at(key);
@@ -95,9 +96,16 @@ Json store_json(const std::string& directory) {
   for (const ImageRow& row : rows) own_bytes += image_facts(summary, row).own_bytes;
   const Space space = space_at(facts.directory);
   const bool mounted = summary.holder && !summary.holder->mount.empty();
+  Json backing = Json::array();
+  for (const BaseLink& file : facts.backing) {
+    backing.push_back({{"path", file.path}, {"format", format_name(file.format)}});
+  }
   return {{"kind", "store"},
           {"store", facts.directory},
           {"base", facts.base_path},
+          {"base_format", format_name(facts.base_format)},
+          {"base_snapshot", facts.base_snapshot ? Json(*facts.base_snapshot) : Json()},
+          {"backing", backing},
           {"base_size", facts.base_size},
           {"base_written", time_json(summary.base_written_ns)},
           {"chunk_size", facts.chunk_size},
@@ -189,8 +197,19 @@ std::string sandbox_text(const Json& sandbox) {
                      names.empty() ? "none" : names);
 }
 
+/// "/srv/golden.qcow2 (qcow2), /srv/old.img (raw)".
+std::string backing_text(const Json& files) {
+  std::string text;
+  for (const Json& file : files) {
+    text += (text.empty() ? "" : ", ") + file["path"].get<std::string>() + " (" +
+            file["format"].get<std::string>() + ")";
+  }
+  return text;
+}
+
 std::string value_text(const std::string& key, const Json& json) {
   const Json& value = json[key];
+  if (key == "backing") return backing_text(value);
   if (key == "users") return users_text(value);
   if (key == "sandbox" && value.is_object()) return sandbox_text(value);
   if (key == "cow_file" && value.is_null()) {
@@ -227,6 +246,7 @@ std::string title_of(std::string key) {
   if (key == "used_percent") return "disk used";
   if (key == "full") return "when full";
   if (key == "parked") return "wait for space";
+  if (key == "backing") return "backing files";
   if (key.ends_with("_bytes")) key.erase(key.size() - 6);
   std::replace(key.begin(), key.end(), '_', ' ');
   return key;
@@ -235,6 +255,8 @@ std::string title_of(std::string key) {
 /// What is worth a line only where there is something of it.
 bool is_dull(const std::string& key, const Json& value) {
   if (key == "failure" || key == "space_limit" || key == "watermark") return value.is_null();
+  if (key == "base_snapshot") return value.is_null();
+  if (key == "backing") return value.is_null() || value.empty();
   return key == "parked" && value == 0;
 }
 

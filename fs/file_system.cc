@@ -134,8 +134,16 @@ nlohmann::json FileSystem::describe_mount() {
   const std::optional<unsigned> watermark = space_monitor_.reached();
   const std::optional<int64_t> written = store_.base_written_ns();
   const KeeperFacts keeper = *keeper_.lock();
+  nlohmann::json backing = nlohmann::json::array();
+  for (const BaseLink& file : facts.backing) {
+    backing.push_back({{"path", file.path}, {"format", format_name(file.format)}});
+  }
   return {{"mount", config_.mount_point},
           {"base", facts.base_path},
+          {"base_format", format_name(facts.base_format)},
+          {"base_snapshot",
+           facts.base_snapshot ? nlohmann::json(*facts.base_snapshot) : nlohmann::json()},
+          {"backing", backing},
           {"base_size", facts.base_size},
           {"base_written_ns", written ? nlohmann::json(*written) : nlohmann::json()},
           {"store", facts.directory},

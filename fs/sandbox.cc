@@ -1,5 +1,6 @@
 // The server reads what strangers wrote: catalogs, images, requests. Should it be made to do what
-// it is not meant to, it has the base (with its backing files) to read, its own store, and little else.
+// it is not meant to, it has the base (with its backing files) to read, its own store, and little
+// else.
 //
 // What it needs of the outside is done by others: the keeper mounts, unmounts, opens the log again
 // and runs the command of a watermark; commands look for who uses a mount, and open whatever they

@@ -107,9 +107,9 @@ BaseRow Base::identity_and_fingerprints() const {
 std::vector<std::byte> Base::fingerprint() const { return fingerprint_of(*files().front()); }
 
 std::vector<std::byte> fingerprint_of(const BaseFile& file) {
-  Hash hash([&](std::span<std::byte> buffer,
-                uint64_t offset) { file.file.read_exactly(buffer, offset); },
-            file.file.path());
+  Hash hash(
+      [&](std::span<std::byte> buffer, uint64_t offset) { file.file.read_exactly(buffer, offset); },
+      file.file.path());
   const uint64_t size = file.length;
   if (size <= 2 * kEnds + kSamples * kSampleBytes) {
     for (uint64_t at = 0; at < size; at += kEnds) hash.add(at, std::min(kEnds, size - at));

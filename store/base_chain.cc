@@ -118,13 +118,12 @@ BaseChain::Named BaseChain::add_content(const BaseOptions& options) {
     return {header.backing_name, ""};
   }
   const qcow2::Header header = qcow2::read_header(last.file, last.length, parts.title);
-  contents_.push_back(std::make_unique<Qcow2Content>(
-      parts, header, wants_snapshot ? &*options.snapshot : nullptr));
+  contents_.push_back(
+      std::make_unique<Qcow2Content>(parts, header, wants_snapshot ? &*options.snapshot : nullptr));
   return {header.backing_name, header.backing_format};
 }
 
-void BaseChain::add_backing(const Named& named, const BaseOptions& options,
-                            const FaultHook* hook) {
+void BaseChain::add_backing(const Named& named, const BaseOptions& options, const FaultHook* hook) {
   const std::string subject =
       title(files_.size() - 1) + ": names the backing file '" + printable(named.backing) + "', ";
   const auto refuse = [&](int code, const std::string& why) {
@@ -164,8 +163,8 @@ void BaseChain::add_backing(const Named& named, const BaseOptions& options,
   } else if (!named.format.empty()) {
     format = find_named_format(named.format);
     if (!format) {
-      refuse(EOPNOTSUPP, "of the format '" + printable(named.format) +
-                             "'; cowfs reads raw, qcow2 and qcow");
+      refuse(EOPNOTSUPP,
+             "of the format '" + printable(named.format) + "'; cowfs reads raw, qcow2 and qcow");
     }
   } else if (!options.find_formats) {
     refuse(EINVAL, "without its format; `qemu-img rebase -u -F FORMAT` adds that");

@@ -42,9 +42,9 @@ struct BaseFile {
 
 /// A base and the backing files that image files name, opened from the base down.
 ///
-/// What an image file names may be a stranger's choice (I10). So a backing file is opened only where
-/// it is allowed to be, after symbolic links have been followed: in or below the directory of the
-/// file that names it, or where options say. Names that are no paths (`json:...`, `nbd://...`),
+/// What an image file names may be a stranger's choice (I10). So a backing file is opened only
+/// where it is allowed to be, after symbolic links have been followed: in or below the directory of
+/// the file that names it, or where options say. Names that are no paths (`json:...`, `nbd://...`),
 /// loops and chains of more than 64 files are refused. All files stay open: later nothing else is.
 class BaseChain {
  public:
@@ -52,9 +52,7 @@ class BaseChain {
   BaseChain(const std::string& path, const BaseOptions& options, const FaultHook* hook);
 
   /// The base first; at least one.
-  [[nodiscard]] const std::vector<std::unique_ptr<const BaseFile>>& files() const {
-    return files_;
-  }
+  [[nodiscard]] const std::vector<std::unique_ptr<const BaseFile>>& files() const { return files_; }
   /// The disk that they hold together.
   [[nodiscard]] const BaseContent& content() const { return *contents_.front(); }
 

@@ -62,8 +62,7 @@ void MappedContent::read_below(std::span<std::byte> buffer, uint64_t offset) con
   fill_with_zeros(buffer.subspan(held));
 }
 
-void MappedContent::read_plain(std::span<std::byte> buffer, uint64_t offset,
-                               uint64_t place) const {
+void MappedContent::read_plain(std::span<std::byte> buffer, uint64_t offset, uint64_t place) const {
   // The file may end within its last cluster: what is not there was never written. A cluster of
   // which nothing is there is damage.
   const uint64_t last = (offset + buffer.size() - 1) & ~(cluster_size() - 1);
@@ -137,8 +136,7 @@ size_t MappedContent::read_cached(std::span<std::byte> buffer, uint64_t offset) 
       got = files_.file.read_cached(piece, extent->place);
     } else {
       const uint64_t end = backing_ != nullptr ? backing_->size() : 0;
-      const auto held =
-          static_cast<size_t>(at < end ? std::min<uint64_t>(length, end - at) : 0);
+      const auto held = static_cast<size_t>(at < end ? std::min<uint64_t>(length, end - at) : 0);
       if (held > 0) got = backing_->read_cached(piece.first(held), at);
       if (held == 0 || got == held) {
         fill_with_zeros(piece.subspan(held));

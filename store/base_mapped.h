@@ -13,10 +13,10 @@ namespace cowfs {
 class MappedContent : public BaseContent {
  public:
   struct Files {
-    const File& file;   ///< must outlive the content
-    uint64_t length;    ///< of the file when it was opened
+    const File& file;    ///< must outlive the content
+    uint64_t length;     ///< of the file when it was opened
     BaseCaches& caches;  ///< must outlive it too
-    std::string title;  ///< of the file, for messages
+    std::string title;   ///< of the file, for messages
   };
 
   void read(std::span<std::byte> buffer, uint64_t offset) const final;

@@ -36,8 +36,7 @@ constexpr uint64_t kQcow1Sector = 512;
 
 }  // namespace
 
-qcow1::Header qcow1::read_header(const File& file, uint64_t file_length,
-                                 const std::string& title) {
+qcow1::Header qcow1::read_header(const File& file, uint64_t file_length, const std::string& title) {
   const auto refuse = [&](int code, const std::string& what) {
     throw Error::with_message(code, title + ": " + what);
   };

@@ -7,8 +7,8 @@
 
 namespace cowfs {
 
-/// The first qcow, of 2006 (version 1; block/qcow.c in QEMU's sources), read only: what "qcow" meant
-/// when dm-cow was to read it.
+/// The first qcow, of 2006 (version 1; block/qcow.c in QEMU's sources), read only: what "qcow"
+/// meant when dm-cow was to read it.
 namespace qcow1 {
 
 struct Header {

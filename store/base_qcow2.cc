@@ -57,8 +57,7 @@ std::optional<MappedContent::Extent> Qcow2Content::find(uint64_t offset, uint64_
   const uint64_t in_table = index << entry_bits_;
   const uint64_t slice_place = l1_[first] + in_table / slice_size * slice_size;
   if (l1_[first] % cluster_size() != 0) {
-    throw broken("an L2 table at byte " + std::to_string(l1_[first]) +
-                 ", where no cluster begins");
+    throw broken("an L2 table at byte " + std::to_string(l1_[first]) + ", where no cluster begins");
   }
   const ByteCache::Entry slice = table(slice_place, static_cast<size_t>(slice_size), wait);
   if (slice == nullptr) return std::nullopt;

@@ -10,8 +10,8 @@
 
 namespace cowfs {
 
-/// A qcow2 file, read only. Its L1 table is kept in memory, at most 32 MiB; L2 tables are fetched in
-/// pieces. Refcounts are not looked at: they say nothing to a reader.
+/// A qcow2 file, read only. Its L1 table is kept in memory, at most 32 MiB; L2 tables are fetched
+/// in pieces. Refcounts are not looked at: they say nothing to a reader.
 class Qcow2Content : public MappedContent {
  public:
   /// `snapshot`: the name of an internal one to show instead of the disk as it is; null: the disk.

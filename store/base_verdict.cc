@@ -74,8 +74,8 @@ BaseVerdict judge_base(const Base& base, const BaseRow& recorded, bool accept_ch
     if (accept_changed) return accept_content("its backing files are others; accepted as asked");
     return refuse(now, "is not the base that this store was made for: it had " +
                            std::to_string(recorded.backing.size()) + " backing files and has " +
-                           std::to_string(now.backing.size()) +
-                           ". Bring the old base back, or, " + kWayOn);
+                           std::to_string(now.backing.size()) + ". Bring the old base back, or, " +
+                           kWayOn);
   }
   const std::vector<Compared> files = compare_files(base, now, recorded);
   if (!written && std::all_of(files.begin(), files.end(),

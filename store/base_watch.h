@@ -31,7 +31,8 @@ class BaseWatch {
   /// of a writer that was there before also while the constructor runs; must not throw.
   using Alarm = std::function<void(const std::string& what)>;
 
-  /// Watches when it returns. `file` need not outlive it. Logs once what it cannot watch; that is no error.
+  /// Watches when it returns. `file` need not outlive it. Logs once what it cannot watch; that is
+  /// no error.
   BaseWatch(const File& file, Alarm alarm, spdlog::logger& log,
             std::chrono::milliseconds pause = std::chrono::seconds(10));
   BaseWatch(const BaseWatch&) = delete;

@@ -65,7 +65,8 @@ void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) 
     } else {
       damage(verdict.reason.substr(0, at), "bring " + verdict.reason.substr(at + kRemedy.size()));
     }
-  } else if (verdict.kind == BaseVerdict::Kind::unchanged && !has_recorded_fingerprints(base, recorded)) {
+  } else if (verdict.kind == BaseVerdict::Kind::unchanged &&
+             !has_recorded_fingerprints(base, recorded)) {
     // Of others the verdict rests on the fingerprint already.
     damage("has other content than it had, though its times are the same: the fingerprint differs",
            "bring the old base back");
@@ -102,8 +103,7 @@ bool compare_base(Catalog& catalog, const Base& base, const CheckOptions& option
                                            ": no checksum of it was recorded; `cowfs check "
                                            "--record-base` does that");
   }
-  if (base.size() != recorded.virtual_size ||
-      checksum_of(base, options) != recorded.checksum) {
+  if (base.size() != recorded.virtual_size || checksum_of(base, options) != recorded.checksum) {
     if (base.path() != recorded.path) return false;  // some other file is: that says nothing
     Catalog::Change change(catalog);
     change.set_base_written(catalog_now());

@@ -206,8 +206,8 @@ Header read_header(const File& file, uint64_t file_length, const std::string& ti
   if (raw.backing_name_offset >= header_length && raw.backing_name_offset < end) {
     end = static_cast<size_t>(raw.backing_name_offset);
   }
-  const Extensions extensions = read_extensions(
-      std::span(first).subspan(header_length, end - header_length), refuse);
+  const Extensions extensions =
+      read_extensions(std::span(first).subspan(header_length, end - header_length), refuse);
   if (raw.version == 3) {
     check_features(raw, extensions, refuse);
     if (raw.refcount_order > kMaxRefcountOrder) {
@@ -222,10 +222,11 @@ Header read_header(const File& file, uint64_t file_length, const std::string& ti
   }
   if (raw.encryption != 0) {
     const uint32_t method = raw.encryption;
-    refuse.unsupported(
-        std::string("is encrypted (") +
-        (method == 1 ? "AES" : method == 2 ? "LUKS" : "an unknown method") +
-        "), which cowfs does not read; `qemu-img convert` makes a copy that is not");
+    refuse.unsupported(std::string("is encrypted (") +
+                       (method == 1   ? "AES"
+                        : method == 2 ? "LUKS"
+                                      : "an unknown method") +
+                       "), which cowfs does not read; `qemu-img convert` makes a copy that is not");
   }
   check_size(header.size, refuse);
   header.l1 = checked_l1(raw.l1_offset, raw.l1_entries, header.size, header, file_length, refuse);

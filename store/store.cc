@@ -185,8 +185,8 @@ void Store::open_base(const std::optional<BaseRow>& recorded) {
     options.snapshot = options_.base_snapshot;
   }
   options.allow_backing = options_.allow_backing;
-  const std::string& path = options_.base_path.empty() && recorded ? recorded->path
-                                                                   : options_.base_path;
+  const std::string& path =
+      options_.base_path.empty() && recorded ? recorded->path : options_.base_path;
   if (path.empty()) return;
   base_ = std::make_unique<Base>(path, options, &options_.fault_hook);
 }
@@ -320,11 +320,10 @@ void Store::check_base() {
   require_same_making(recorded);
   if (base_ == nullptr) open_base(recorded);  // somebody else has made the store meanwhile
   if (base_->format() != recorded.format) {
-    throw Error::with_message(EAGAIN, "store " + facts_.directory +
-                                          ": was made anew while it was opened; try again");
+    throw Error::with_message(
+        EAGAIN, "store " + facts_.directory + ": was made anew while it was opened; try again");
   }
-  if (recorded.format == BaseFormat::raw &&
-      guess_base_format(base_->file()) != BaseFormat::raw) {
+  if (recorded.format == BaseFormat::raw && guess_base_format(base_->file()) != BaseFormat::raw) {
     options_.log->warn(
         "base {}: begins like a qcow file, and is read as raw, as it was when the store was made",
         base_->path());
@@ -362,8 +361,7 @@ void Store::note_base_written(const std::string& path, const std::string& what) 
     change.set_base_written(catalog_now());
     change.commit();
   } catch (const Error& error) {
-    options_.log->error("base {}: cannot be remembered as written to: {}", path,
-                        error.what());
+    options_.log->error("base {}: cannot be remembered as written to: {}", path, error.what());
   }
 }
 

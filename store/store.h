@@ -52,15 +52,15 @@ struct StoreFacts {
 class Store {
  public:
   struct Options {
-    std::string directory;               ///< absolute
-    std::string base_path;               ///< empty: the one that the catalog names
+    std::string directory;  ///< absolute
+    std::string base_path;  ///< empty: the one that the catalog names
     /// Its format and snapshot: refuse a store that was made with others; for making one.
     std::optional<BaseFormat> base_format;
     std::optional<std::string> base_snapshot;
     std::vector<std::string> allow_backing;  ///< see BaseOptions
-    std::optional<uint32_t> chunk_size;  ///< refuse a store that has another; for making one
-    std::optional<std::string> policy;   ///< likewise
-    bool create = false;                 ///< make the store if there is none
+    std::optional<uint32_t> chunk_size;      ///< refuse a store that has another; for making one
+    std::optional<std::string> policy;       ///< likewise
+    bool create = false;                     ///< make the store if there is none
     bool accept_changed_base = false;
     bool names_only = false;  ///< without the base, which may be gone: images can be found, removed
                               ///< and renamed, and neither used nor made

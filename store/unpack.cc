@@ -48,8 +48,8 @@ bool unpack_zstd(std::span<const std::byte> packed, std::span<std::byte> bytes) 
   while (!bytes.empty()) {
     const size_t frame = ::ZSTD_findFrameCompressedSize(packed.data(), packed.size());
     if (::ZSTD_isError(frame) != 0U || frame == 0) return false;
-    const size_t got = ::ZSTD_decompressDCtx(context.get(), bytes.data(), bytes.size(),
-                                             packed.data(), frame);
+    const size_t got =
+        ::ZSTD_decompressDCtx(context.get(), bytes.data(), bytes.size(), packed.data(), frame);
     if (::ZSTD_isError(got) != 0U) return false;
     packed = packed.subspan(frame);
     bytes = bytes.subspan(got);

@@ -124,9 +124,10 @@ TEST_F(FactsOffline, InfoOfAStoreTellsItsFacts) {
   mount->Unmount();
   const Json info = CowfsJson({"info", Store()});
   EXPECT_EQ(Keys(info),
-            (std::set<std::string>{"kind", "base", "base_size", "base_written", "store",
-                                   "chunk_size", "policy", "format_version", "images", "own_bytes",
-                                   "free_bytes", "total_bytes", "version", "mounted_on"}));
+            (std::set<std::string>{"kind", "base", "base_format", "base_snapshot", "backing",
+                                   "base_size", "base_written", "store", "chunk_size", "policy",
+                                   "format_version", "images", "own_bytes", "free_bytes",
+                                   "total_bytes", "version", "mounted_on"}));
   EXPECT_EQ(info["kind"], "store");
   EXPECT_EQ(info["base"], Base().string());
   EXPECT_EQ(info["store"], Store().string());
@@ -145,14 +146,14 @@ TEST_F(FactsOnMounts, InfoOfAMountTellsItsFacts) {
   auto mount = MountBase();
   WriteFile(*mount / "dom1", RandomBytes(kMiB, 1));
   const Json info = CowfsJson({"info", MountPoint()});
-  EXPECT_EQ(
-      Keys(info),
-      (std::set<std::string>{
-          "kind",        "mount",      "base",           "base_size", "base_written", "store",
-          "chunk_size",  "policy",     "format_version", "images",    "own_bytes",    "free_bytes",
-          "total_bytes", "cache",      "full",           "parked",    "used_percent", "watermark",
-          "read_only",   "server_pid", "keeper_pid",     "restarts",  "last_restart", "version",
-          "sandbox",     "resend"}));
+  EXPECT_EQ(Keys(info),
+            (std::set<std::string>{
+                "kind",       "mount",        "base",          "base_size",      "base_written",
+                "store",      "chunk_size",   "policy",        "format_version", "images",
+                "own_bytes",  "free_bytes",   "total_bytes",   "cache",          "full",
+                "parked",     "used_percent", "watermark",     "read_only",      "server_pid",
+                "keeper_pid", "restarts",     "last_restart",  "version",        "sandbox",
+                "resend",     "base_format",  "base_snapshot", "backing"}));
   EXPECT_EQ(info["kind"], "mount");
   EXPECT_EQ(info["mount"], MountPoint().string());
   EXPECT_EQ(info["base"], Base().string());

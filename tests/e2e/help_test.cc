@@ -121,14 +121,15 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "mount",      "base",    "store",     "state",
                                   "free_bytes", "images"}
       : GetParam() == "info"
-          ? std::set<std::string>{"kind",           "mount",    "base",       "base_size",
-                                  "base_written",   "store",    "chunk_size", "policy",
-                                  "format_version", "images",   "own_bytes",  "free_bytes",
-                                  "total_bytes",    "cache",    "read_only",  "server_pid",
-                                  "version",        "cow_file", "users",      "mounted_on",
-                                  "full",           "parked",   "watermark",  "used_percent",
-                                  "space_limit",    "failure",  "keeper_pid", "restarts",
-                                  "last_restart",   "sandbox"}
+          ? std::set<std::string>{"kind",           "mount",    "base",        "base_size",
+                                  "base_written",   "store",    "chunk_size",  "policy",
+                                  "format_version", "images",   "own_bytes",   "free_bytes",
+                                  "total_bytes",    "cache",    "read_only",   "server_pid",
+                                  "version",        "cow_file", "users",       "mounted_on",
+                                  "full",           "parked",   "watermark",   "used_percent",
+                                  "space_limit",    "failure",  "keeper_pid",  "restarts",
+                                  "last_restart",   "sandbox",  "base_format", "base_snapshot",
+                                  "backing"}
       : GetParam() == "check"
           ? std::set<std::string>{"store", "mount",        "state",    "images",    "damage",
                                   "leaks", "leaked_bytes", "repaired", "findings",  "severity",

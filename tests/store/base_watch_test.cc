@@ -103,7 +103,7 @@ TEST_F(BaseWatchTest, EveryWatchNoticesTheWriter) {
   std::atomic<unsigned> others = 0;
   const BaseWatch watch(base.file(), alarm(), *log_);
   const BaseWatch second(
-      base, [&](const std::string&) { ++others; }, *log_);
+      base.file(), [&](const std::string&) { ++others; }, *log_);
   const File writer(path(), O_WRONLY);
   EXPECT_TRUE(alarm_number(1));
   EXPECT_TRUE(eventually([&] { return others == 1; }));
@@ -175,7 +175,7 @@ class BaseWrittenTest : public StoreFixture {
  protected:
   BaseWrittenTest() {
     make_base(pattern(1, 50'000));
-    open().note_base_written("was opened for writing");
+    open().note_base_written(base_path(), "was opened for writing");
   }
 };
 
