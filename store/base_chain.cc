@@ -157,8 +157,12 @@ void BaseChain::add_backing(const Named& named, const BaseOptions& options, cons
                        "; --allow-backing allows it, if the image can be trusted");
   }
 
+  // What is on record holds, but where a changed base is accepted: then first what its header says
+  // now, and in no case what a file that is on record says of itself.
+  const bool on_record = position < options.recorded.size() &&
+                         (!options.find_formats || options.recorded[position].path == path);
   std::optional<BaseFormat> format;
-  if (position < options.recorded.size() && !options.find_formats) {
+  if (on_record && (!options.find_formats || named.format.empty())) {
     format = options.recorded[position].format;
   } else if (!named.format.empty()) {
     format = find_named_format(named.format);

@@ -50,6 +50,9 @@ class BaseChain {
  public:
   /// Says in its Error what is wrong, beginning with "base PATH: ".
   BaseChain(const std::string& path, const BaseOptions& options, const FaultHook* hook);
+  BaseChain(const BaseChain&) = delete;
+  BaseChain& operator=(const BaseChain&) = delete;
+  ~BaseChain() { caches_->helpers.stop(); }  // they use what goes next
 
   /// The base first; at least one.
   [[nodiscard]] const std::vector<std::unique_ptr<const BaseFile>>& files() const { return files_; }

@@ -6,13 +6,15 @@
 #include <span>
 
 #include "store/byte_cache.h"
+#include "store/helpers.h"
 
 namespace cowfs {
 
-/// What all files of a base share in memory, bounded whatever the files say.
+/// What all files of a base share: memory, bounded whatever the files say, and threads.
 struct BaseCaches {
   ByteCache tables{size_t{32} << 20U};    ///< pieces of mapping tables, as they lie on disk
   ByteCache clusters{size_t{64} << 20U};  ///< decompressed clusters
+  Helpers helpers;                        ///< decompress for who reads several clusters
 };
 
 /// The disk that one image file holds, together with what lies below it: one class for each format.

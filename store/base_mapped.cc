@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "store/error.h"
 
@@ -80,6 +81,7 @@ void MappedContent::read(std::span<std::byte> buffer, uint64_t offset) const {
   std::span<std::byte> plain;
   uint64_t plain_offset = 0;
   uint64_t plain_place = 0;
+  std::vector<Packed> packed;
   const auto read_collected = [&] {
     if (!plain.empty()) read_plain(plain, plain_offset, plain_place);
     plain = {};
@@ -105,16 +107,30 @@ void MappedContent::read(std::span<std::byte> buffer, uint64_t offset) const {
           plain_offset = offset;
           plain_place = extent.place;
           break;
-        case Home::packed: {
-          const ByteCache::Entry whole = cluster(extent.place);
-          std::memcpy(piece.data(), whole->data() + (offset & (cluster_size() - 1)), length);
-        }
+        case Home::packed:
+          packed.push_back({extent.place, offset & (cluster_size() - 1), piece});
       }
     }
     buffer = buffer.subspan(length);
     offset += length;
   }
   read_collected();
+  read_packed(packed);
+}
+
+// Helpers begin at the front and the reader at the back, so that he waits at the end only, for what
+// they have begun.
+void MappedContent::read_packed(std::span<const Packed> pieces) const {
+  for (size_t i = 0; i + 1 < pieces.size(); ++i) {
+    const uint64_t place = pieces[i].place;
+    if (files_.caches.clusters.find({this, place}) != nullptr) continue;
+    files_.caches.helpers.offer([this, place] { static_cast<void>(cluster(place)); });
+  }
+  for (size_t i = pieces.size(); i-- > 0;) {
+    const Packed& piece = pieces[i];
+    const ByteCache::Entry whole = cluster(piece.place);
+    std::memcpy(piece.to.data(), whole->data() + piece.offset, piece.to.size());
+  }
 }
 
 size_t MappedContent::read_cached(std::span<std::byte> buffer, uint64_t offset) const {

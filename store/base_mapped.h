@@ -62,7 +62,14 @@ class MappedContent : public BaseContent {
   [[nodiscard]] Error broken(const std::string& what) const;
 
  private:
+  struct Packed {
+    uint64_t place;
+    uint64_t offset;  // in its cluster
+    std::span<std::byte> to;
+  };
+
   [[nodiscard]] ByteCache::Entry cluster(uint64_t place) const;
+  void read_packed(std::span<const Packed> pieces) const;
   /// Whether an answer may rest on the extent as well.
   [[nodiscard]] bool affords(const Extent& extent, Effort& effort) const;
   void read_below(std::span<std::byte> buffer, uint64_t offset) const;

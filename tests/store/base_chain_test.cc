@@ -96,8 +96,9 @@ TEST_F(BaseChainTest, EachFormatCanBeBelowEachOther) {
 
 TEST_F(BaseChainTest, OutsideTheDirectoryIsRefusedUnlessAllowed) {
   raw(directory_ / "outside");
-  for (const std::string& name : {std::string("../outside"), directory_ / "outside",
-                                  std::string("x/../../outside"), "../images/../outside"}) {
+  const std::vector<std::string> names{"../outside", directory_ / "outside", "x/../../outside",
+                                       "../images/../outside"};
+  for (const std::string& name : names) {
     overlay(base(), name);
     expect_refusal(EACCES, "outside the directory");
     BaseOptions options = making();
@@ -323,8 +324,8 @@ TEST_F(ChainRecordTest, CopiesThatKeepTheTimesAreAccepted) {
 }
 
 TEST_F(ChainRecordTest, AnotherNumberOfFilesIsRefused) {
-  const BaseRow three = recorded_;
-  overlay(base(), "a");
+  write_file(at("c"), MadeQcow2{.size = 4096, .clusters = {}}.file());
+  overlay(base(), "c", "qcow2");
   const BaseVerdict verdict = judge();
   EXPECT_EQ(verdict.kind, BaseVerdict::Kind::refused);
   EXPECT_NE(verdict.reason.find("2 backing files"), std::string::npos) << verdict.reason;
