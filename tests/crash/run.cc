@@ -60,6 +60,9 @@ Store::Options store_options(const std::string& directory, const std::string& ba
       std::make_shared<spdlog::logger>("crash", std::make_shared<spdlog::sinks::null_sink_mt>());
   return {.directory = directory,
           .base_path = base,
+          .base_format = {},
+          .base_snapshot = {},
+          .allow_backing = {},
           .chunk_size = scenario.chunk_size,
           .policy = "sparse",
           .create = true,
@@ -68,7 +71,8 @@ Store::Options store_options(const std::string& directory, const std::string& ba
           .lock_held = {},
           .log = log,
           .fault_hook = make_no_reserve,
-          .confine = {}};
+          .confine = {},
+          .apart = {}};
 }
 
 Shown shown_by(Store& store) {

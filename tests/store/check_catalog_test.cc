@@ -300,8 +300,15 @@ TEST_F(CheckCatalogTest, WhatCannotBeIsNotOpened) {
            Case{"UPDATE layer SET has_file = 0 WHERE id = 1", "UPDATE layer SET has_file = 1"},
            Case{"UPDATE base SET checksum = x'00'", "UPDATE base SET checksum = NULL"},
            Case{"PRAGMA ignore_check_constraints = ON; INSERT INTO base SELECT 2, path, device, "
-                "inode, size, mtime_ns, ctime_ns, fingerprint, checksum, written_ns FROM base",
+                "inode, size, mtime_ns, ctime_ns, fingerprint, checksum, written_ns, format, "
+                "snapshot, "
+                "virtual_size FROM base",
                 "DELETE FROM base WHERE id = 2"},
+           Case{"UPDATE base SET format = 'vmdk'", "UPDATE base SET format = 'raw'"},
+           Case{"INSERT INTO backing VALUES (2, '/b', 'raw', 1, 2, 3, 4, 5, zeroblob(16))",
+                "DELETE FROM backing"},
+           Case{"INSERT INTO backing VALUES (1, '/b', x'', 1, 2, 3, 4, 5, zeroblob(16))",
+                "DELETE FROM backing"},
        }) {
     sql(each.set);
     EXPECT_EQ(check_as(false).result.damage, 1U) << each.set << "\n" << check_as(false).text();

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <filesystem>
 
+#include "store/catalog.h"
 #include "tests/store/support.h"
 
 namespace cowfs::test {
@@ -119,10 +120,16 @@ TEST_F(SchemaTest, OlderOneIsUpgradedAfterACopyWasKept) {
 
 TEST_F(SchemaTest, Version1BecomesTheCurrentOne) {
   make(current_schema());
-  run_sql(path(), "DROP TABLE request; PRAGMA user_version = 1");
+  run_sql(path(), std::string(kBackToVersion2) +
+                      "DROP TABLE request; PRAGMA user_version = 1;"
+                      "INSERT INTO base VALUES (1, '/b', 1, 2, 777, 4, 5, x'', NULL, NULL)");
   Database database = open();
   EXPECT_TRUE(upgrade_schema(database, current_schema()));
   EXPECT_NO_THROW(database.execute("INSERT INTO request VALUES (1, 2)"));
+  const BaseRow base = read_base_row(database);
+  EXPECT_EQ(base.format, BaseFormat::raw);
+  EXPECT_EQ(base.virtual_size, 777U);
+  EXPECT_TRUE(base.backing.empty());
   EXPECT_FALSE(upgrade_schema(database, current_schema()));
 }
 

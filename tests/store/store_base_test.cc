@@ -120,9 +120,7 @@ TEST_F(StoreBaseTest, AStoreFromBeforeHasARawBase) {
   how.create = true;
   how.base_format = BaseFormat::raw;
   ASSERT_TRUE(Store(how).close());
-  run_sql(catalog_path(),
-          "DROP TABLE backing; ALTER TABLE base DROP COLUMN format; ALTER TABLE base DROP COLUMN "
-          "snapshot; ALTER TABLE base DROP COLUMN virtual_size; PRAGMA user_version = 2");
+  run_sql(catalog_path(), kBackToVersion2);
   open();
   EXPECT_EQ(store_->facts().base_format, BaseFormat::raw);
   EXPECT_EQ(store_->facts().base_size, file.size());

@@ -165,6 +165,10 @@ std::string map_on_disk(const std::string& catalog_path, uint64_t layer, uint64_
   return text;
 }
 
+const char* const kBackToVersion2 =
+    "DROP TABLE backing; ALTER TABLE base DROP COLUMN format; ALTER TABLE base DROP COLUMN "
+    "snapshot; ALTER TABLE base DROP COLUMN virtual_size; PRAGMA user_version = 2;";
+
 const char* const kStoreWithoutConditions =
     "CREATE TABLE plain (id INTEGER PRIMARY KEY CHECK (id = 1), uuid TEXT NOT NULL, chunk_size "
     "INTEGER NOT NULL, policy TEXT NOT NULL, created_ns INTEGER NOT NULL); INSERT INTO plain "

@@ -127,6 +127,9 @@ class StoreFixture : public ::testing::Test {
 /// SQL that makes the table `store` as catalogs had it before it asked for what is fixed.
 extern const char* const kStoreWithoutConditions;
 
+/// SQL that makes a catalog of version 3 one of version 2, as the program before wrote it.
+extern const char* const kBackToVersion2;
+
 /// All of the image, or the part.
 Bytes content(Image& image);
 Bytes content(Image& image, uint64_t offset, size_t length);

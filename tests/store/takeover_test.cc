@@ -287,7 +287,8 @@ TEST_F(TakeOver, AnOlderCatalogIsNotUpgradedForAProgramThatMayFail) {
     open_with_memory();
     store_.reset();
   }
-  run_sql(catalog_path(), "DROP TABLE request; PRAGMA user_version = 1");
+  run_sql(catalog_path(),
+          std::string(kBackToVersion2) + "DROP TABLE request; PRAGMA user_version = 1");
   EXPECT_EQ(error_of([&] { open_with_memory(); }).code(), EPROTONOSUPPORT);
   open();  // by a mount of its own it is
 }
