@@ -180,6 +180,9 @@ Header read_header(const File& file, uint64_t file_length, const std::string& ti
   if (got < 8 || raw.magic != kMagic) {
     throw Error::with_message(EINVAL, title + ": is no qcow2 file: it does not begin as one");
   }
+  if (raw.version == 1) {
+    throw Error::with_message(EINVAL, title + ": is a qcow file of version 1, and no qcow2 file");
+  }
   if (raw.version != 2 && raw.version != 3) {
     refuse.unsupported("has version " + std::to_string(uint32_t{raw.version}) +
                        " of qcow, and cowfs knows 1, 2 and 3");
