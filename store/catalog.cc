@@ -291,7 +291,10 @@ BaseRow read_base_row(Database& database) {
 std::optional<BaseRow> peek_base_row(const std::string& path) {
   if (::access(path.c_str(), F_OK) != 0) return std::nullopt;
   require_sound_header(path);
-  Database database(path, reading_mode(std::filesystem::path(path).parent_path()));
+  // Without a log nobody has anything to say but the file, and nothing is left beside it.
+  const bool has_log = ::access((path + "-wal").c_str(), F_OK) == 0;
+  Database database(path, has_log ? reading_mode(std::filesystem::path(path).parent_path())
+                                  : Database::Mode::at_rest);
   if (is_blank(database)) return std::nullopt;
   require_catalog(database);
   constexpr int64_t kFirstWithFormats = 3;
