@@ -372,7 +372,7 @@ class PageCheck {
     }
     const auto is_present = [](uint64_t word) { return (word & 0x5555555555555555) != 0; };
     layer_->has_present |= std::any_of(copy.bits.begin(), copy.bits.end(), is_present);
-    if (layer_->has_image && keep_below(copy, end_chunk())) {
+    if (layer_->has_image && keep_below(copy, end_chunk(), ChunkMap::kBits)) {
       first_behind_ = first_behind_.value_or(std::max(end_chunk(), number * kChunksPerPage));
     }
   }

@@ -194,7 +194,7 @@ class SparseLayer final : public Layer {
     std::erase_if(changes->pages, [&](const PageCopy& copy) { return copy.page >= boundary; });
     if (first_gone % kChunksPerPage != 0) {
       PageCopy kept = map_->copy(boundary);
-      keep_below(kept, first_gone);
+      keep_below(kept, first_gone, ChunkMap::kBits);
       changes->pages.push_back(kept);
     }
     changes->remove_pages_from = (first_gone + kChunksPerPage - 1) / kChunksPerPage;
