@@ -43,6 +43,7 @@ int run_rm(const Arguments& arguments);
 int run_mv(const Arguments& arguments);
 int run_resize(const Arguments& arguments);
 int run_limit(const Arguments& arguments);
+int run_pool(const Arguments& arguments);
 int run_check(const Arguments& arguments);
 int run_restart(const Arguments& arguments);
 /// Not for people, and in no list; see cmd/serve.cc and cmd/keep.cc.

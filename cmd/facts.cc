@@ -98,6 +98,9 @@ ImageFacts image_facts(const StoreSummary& store, const ImageRow& row) {
   if (const auto failure = store.failures.find(row.layer); failure != store.failures.end()) {
     facts.failure = failure->second;
   }
+  if (const auto pooled = store.pool_bytes.find(row.layer); pooled != store.pool_bytes.end()) {
+    facts.own_bytes = pooled->second;
+  }
   struct stat status {};
   if (facts.cow_file && ::stat(facts.cow_file->c_str(), &status) == 0) {
     facts.own_bytes = static_cast<uint64_t>(status.st_blocks) * 512;
@@ -152,6 +155,14 @@ nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
 
 nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name) {
   return ask_about_image(mount, name, {{"ask", "info"}});
+}
+
+nlohmann::json pool_json(const StoreSummary& summary) {
+  if (!summary.pool) return nullptr;
+  return {{"path", summary.pool->path},
+          {"device", summary.pool->is_device},
+          {"size", summary.pool->size},
+          {"free_bytes", summary.pool->free}};
 }
 
 nlohmann::json mount_facts(const MountEntry& mount) {

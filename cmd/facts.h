@@ -52,6 +52,9 @@ nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name,
 /// Asks for the facts.
 nlohmann::json ask_about_image(const MountEntry& mount, const std::string& name);
 
+/// Of the pool of a store, as the server of a mount has it (fs/control.h); null if it has none.
+nlohmann::json pool_json(const StoreSummary& summary);
+
 /// Of a mount, by its server; see fs/control.h.
 nlohmann::json mount_facts(const MountEntry& mount);
 

@@ -70,16 +70,17 @@ Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
   for (const std::string key :
-       {"mount",        "base",       "base_format", "base_snapshot", "backing",        "base_size",
-        "base_written", "store",      "chunk_size",  "policy",        "format_version", "images",
-        "own_bytes",    "free_bytes", "total_bytes", "used_percent",  "watermark",      "cache",
-        "full",         "parked",     "read_only",   "server_pid",    "keeper_pid",     "restarts",
-        "last_restart", "resend",     "sandbox",     "version"}) {
+       {"mount",        "base",           "base_format", "base_snapshot", "backing",
+        "base_size",    "base_written",   "store",       "chunk_size",    "policy",
+        "pool",         "format_version", "images",      "own_bytes",     "free_bytes",
+        "total_bytes",  "used_percent",   "watermark",   "cache",         "full",
+        "parked",       "read_only",      "server_pid",  "keeper_pid",    "restarts",
+        "last_restart", "resend",         "sandbox",     "version"}) {
     if (key == "base_written" || key == "last_restart") {
       const nlohmann::json& ns = facts.at(key + "_ns");
       json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));
     } else if (key == "sandbox" || key == "base_format" || key == "base_snapshot" ||
-               key == "backing") {
+               key == "backing" || key == "pool") {
       json[key] = facts.value(key, Json());  // an older server has none
     } else {
       json[key] = facts.at(key);
@@ -94,7 +95,10 @@ Json store_json(const std::string& directory) {
   uint64_t own_bytes = 0;
   const std::vector<ImageRow> rows = named_images(summary);
   for (const ImageRow& row : rows) own_bytes += image_facts(summary, row).own_bytes;
-  const Space space = space_at(facts.directory);
+  const Space space = summary.pool ? Space{.total = summary.pool->size,
+                                           .free = summary.pool->free,
+                                           .available = summary.pool->free}
+                                   : space_at(facts.directory);
   const bool mounted = summary.holder && !summary.holder->mount.empty();
   Json backing = Json::array();
   for (const BaseLink& file : facts.backing) {
@@ -110,6 +114,7 @@ Json store_json(const std::string& directory) {
           {"base_written", time_json(summary.base_written_ns)},
           {"chunk_size", facts.chunk_size},
           {"policy", facts.policy},
+          {"pool", pool_json(summary)},
           {"format_version", facts.format_version},
           {"images", rows.size()},
           {"own_bytes", own_bytes},
@@ -212,6 +217,14 @@ std::string value_text(const std::string& key, const Json& json) {
   if (key == "backing") return backing_text(value);
   if (key == "users") return users_text(value);
   if (key == "sandbox" && value.is_object()) return sandbox_text(value);
+  if (key == "cow_file" && value.is_null() && json["policy"] == "pool") {
+    return "none, its chunks lie in the store's pool";
+  }
+  if (key == "pool" && value.is_object()) {
+    return fmt::format("{}, {} of {} free", value["path"].get<std::string>(),
+                       format_size(value["free_bytes"].get<uint64_t>()),
+                       format_size(value["size"].get<uint64_t>()));
+  }
   if (key == "cow_file" && value.is_null()) {
     return json["created"].is_null() ? "unknown, since the image cannot be read"
                                      : "none before the first write";
@@ -254,8 +267,10 @@ std::string title_of(std::string key) {
 
 /// What is worth a line only where there is something of it.
 bool is_dull(const std::string& key, const Json& value) {
-  if (key == "failure" || key == "space_limit" || key == "watermark") return value.is_null();
-  if (key == "base_snapshot") return value.is_null();
+  if (key == "failure" || key == "space_limit" || key == "watermark" || key == "pool" ||
+      key == "base_snapshot") {
+    return value.is_null();
+  }
   if (key == "backing") return value.is_null() || value.empty();
   return key == "parked" && value == 0;
 }

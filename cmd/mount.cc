@@ -38,6 +38,7 @@ constexpr HelpTexts kHelp{
     .examples =
         "  cowfs mount /srv/base.img /mnt/vms\n"
         "  cowfs mount --store /srv/golden.cowfs --chunk-size 64K /dev/vg/golden /mnt/vms\n"
+        "  cowfs mount --policy pool --pool /dev/vdb /srv/base.img /mnt/vms\n"
         "  cowfs mount --allow-backing /srv/golden debian-12.qcow2 /mnt/vms\n"
         "  cowfs mount -o ro,uid=1000 --foreground /srv/base.img /mnt/vms\n",
     .section = 8};
@@ -48,6 +49,8 @@ struct Line {
   std::optional<std::string> store;
   std::optional<std::string> chunk_size;
   std::optional<std::string> policy;
+  std::optional<std::string> pool;
+  std::optional<std::string> pool_size;
   std::optional<std::string> base_format;
   std::optional<std::string> base_snapshot;
   Arguments allow_backing;
@@ -64,8 +67,14 @@ bool parse_line(const Arguments& arguments, Line& values) {
   line.argument("DIR", values.directory, "the mount point, a directory");
   line.option("--store", values.store, "DIR", "where changes are kept; default: BASE.cowfs");
   line.option("--chunk-size", values.chunk_size, "SIZE",
-              "of a new store: a power of two from 4K to 2M; default: 4K");
-  line.option("--policy", values.policy, "NAME", "of a new store: sparse, the default");
+              "of a new store: a power of two from 4K to 2M; default: 4K, of a pool 64K");
+  line.option("--policy", values.policy, "NAME",
+              "of a new store: sparse, the default, or pool; see cowfs-policy(7)");
+  line.option("--pool", values.pool, "PATH",
+              "of policy pool: the block device or file that takes all that is written; default: "
+              "the file pool in the store");
+  line.option("--pool-size", values.pool_size, "SIZE",
+              "of a new pool in a file; default: what the file system has free");
   line.option("--base-format", values.base_format, "FORMAT",
               "of the base of a new store: raw, qcow2 or qcow; default: as its first bytes say");
   line.option("--base-snapshot", values.base_snapshot, "NAME",
@@ -203,6 +212,7 @@ ServerConfig configure(const Line& line, MountOptions options) {
   ServerConfig config;
   if (line.chunk_size) config.store.chunk_size = parse_chunk_size(*line.chunk_size);
   if (line.policy) config.store.policy = known_policy(*line.policy);
+  if (line.pool_size) config.store.pool_size = parse_size(*line.pool_size);
   if (line.base_format) config.store.base_format = known_base_format(*line.base_format);
   config.store.base_snapshot = line.base_snapshot;
   for (const std::string& path : line.allow_backing) {
@@ -214,6 +224,10 @@ ServerConfig configure(const Line& line, MountOptions options) {
   config.store.directory = store_directory(line, base);
   check_outside("base", base, config.mount_point);
   check_outside("store", config.store.directory, config.mount_point);
+  if (line.pool) {
+    config.store.pool = absolute_path(*line.pool);
+    check_outside("pool", *config.store.pool, config.mount_point);
+  }
   if (is_inside(config.mount_point, config.store.directory)) {
     throw Error::with_message(EINVAL, fmt::format("mount point {}: is inside the store {}",
                                                   config.mount_point, config.store.directory));
@@ -289,6 +303,7 @@ int run_mount(const Arguments& arguments) {
     return keep(keeper, ready);
   };
   const bool was_there = std::filesystem::exists(server.store.directory);
+  const bool makes_pool = server.store.pool && !std::filesystem::exists(*server.store.pool);
   return pointing_to_check(server.store.directory, [&] {
     try {
       if (!line.foreground) return run_in_background(keep_until_unmounted);
@@ -297,6 +312,7 @@ int run_mount(const Arguments& arguments) {
     } catch (...) {
       // The server has emptied what it made, and may not remove it.
       if (!was_there) ::rmdir(server.store.directory.c_str());
+      if (makes_pool) ::unlink(server.store.pool->c_str());
       throw;
     }
   });

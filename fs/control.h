@@ -23,6 +23,9 @@ namespace cowfs {
 ///   descriptors      on the directory, of a server whose keeper is gone (else EBUSY), for another
 ///                    keeper: server_pid, restarts, last_restart_ns (0: never), and
 ///                    descriptors: their numbers in the server, by the keeper's names
+///   grow_pool        on the directory: "bytes": a number, or null of a pool on a device; the
+///   answer
+///                    has "pool", as the facts have it, or "error", why it did not grow
 ///   clear_failure    on an image that nobody else has open: it takes writes again
 ///
 /// Of an image it is asked on the directory, with "image": NAME. On the image's own file it can be
@@ -32,13 +35,13 @@ namespace cowfs {
 /// All but info is for root and the user that the server runs as.
 ///
 /// Facts of the directory: mount, base, base_size, base_written_ns (or null), store, chunk_size,
-/// policy, format_version, images, own_bytes, free_bytes, total_bytes, used_percent (all three
-/// null if the store's directory is gone), watermark (percent or null), cache, full ("error" also
-/// after end_waiting), parked, read_only, server_pid, keeper_pid (null: it is gone), restarts,
-/// last_restart_ns (or null), resend ("kernel" or "slots"), sandbox (see Sandbox), version. Of an
-/// image: cow_file (or null), own_bytes, openers (open descriptions, the asking one included),
-/// layer, created_ns, failure (why it takes no writes, or null), space_limit (bytes or null),
-/// parked (requests that wait for space).
+/// policy, pool (null, or path, device, size, free_bytes), format_version, images, own_bytes,
+/// free_bytes, total_bytes, used_percent (all three null if the store's directory is gone),
+/// watermark (percent or null), cache, full ("error" also after end_waiting), parked, read_only,
+/// server_pid, keeper_pid (null: it is gone), restarts, last_restart_ns (or null), resend ("kernel"
+/// or "slots"), sandbox (see Sandbox), version. Of an image: cow_file (or null), own_bytes, openers
+/// (open descriptions, the asking one included), layer, created_ns, failure (why it takes no
+/// writes, or null), space_limit (bytes or null), parked (requests that wait for space).
 struct ControlMessage {
   std::array<char, 8192> text;
 };

@@ -16,6 +16,7 @@
 #include "fs/keeper_link.h"
 #include "fs/server_notes.h"
 #include "store/error.h"
+#include "store/pool.h"
 
 namespace cowfs {
 namespace {
@@ -38,7 +39,10 @@ FileSystem::FileSystem(Store& store, const ServerConfig& config, Sandbox sandbox
       names_changed_ns_(now_ns()),
       deferred_(kMostDeferredThreads),
       parking_(*config.log, [&store](uint64_t id) { return image_title(id, store.name_of(id)); }),
-      space_monitor_({.store = store.facts().directory, .marks = config.watermarks},
+      space_monitor_({.store = store.facts().directory,
+                      .what = store.pool() != nullptr ? "pool" : "file system",
+                      .marks = config.watermarks,
+                      .space = [&store] { return store.space(); }},
                      server_notes(*config.store.live).watermark, *config.log),
       check_job_(std::make_unique<CheckJob>(store, config.log)) {
   if (!config.store.live->taken_over()) return;
@@ -149,6 +153,7 @@ nlohmann::json FileSystem::describe_mount() {
           {"store", facts.directory},
           {"chunk_size", facts.chunk_size},
           {"policy", facts.policy},
+          {"pool", describe_pool()},
           {"format_version", facts.format_version},
           {"images", store_.image_count()},
           {"own_bytes", store_.own_bytes()},
@@ -168,6 +173,29 @@ nlohmann::json FileSystem::describe_mount() {
           {"resend", resend_ == Resend::slots ? "slots" : "kernel"},
           {"sandbox", to_json(sandbox_)},
           {"version", COWFS_VERSION}};
+}
+
+nlohmann::json FileSystem::describe_pool() {
+  Pool* const pool = store_.pool();
+  if (pool == nullptr) return nullptr;
+  const Space space = pool->space();
+  return {{"path", pool->pool_file().path()},
+          {"device", pool->pool_file().is_device()},
+          {"size", space.total},
+          {"free_bytes", space.free}};
+}
+
+nlohmann::json FileSystem::grow_pool(std::optional<uint64_t> bytes) {
+  Pool* const pool = store_.pool();
+  if (pool == nullptr) throw Error(EOPNOTSUPP, "ioctl");
+  try {
+    pool->grow(bytes);
+  } catch (const Error& error) {
+    return {{"error", error.what()}, {"code", error.code()}};
+  }
+  config_.log->info("{}: has {} bytes now", pool_title(pool->pool_file().path()),
+                    pool->space().total);
+  return {{"pool", describe_pool()}};
 }
 
 nlohmann::json FileSystem::describe_descriptors() {

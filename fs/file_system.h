@@ -69,6 +69,10 @@ class FileSystem {
   /// The answer to a ControlMessage on the directory, or on an image.
   [[nodiscard]] nlohmann::json describe_mount();
   [[nodiscard]] nlohmann::json describe(Image& image);
+  /// Of the store's pool; null if it has none.
+  [[nodiscard]] nlohmann::json describe_pool();
+  /// See fs/control.h.
+  [[nodiscard]] nlohmann::json grow_pool(std::optional<uint64_t> bytes);
   /// What another keeper asks for; EBUSY while there is one.
   [[nodiscard]] nlohmann::json describe_descriptors();
 

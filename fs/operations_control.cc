@@ -89,6 +89,14 @@ nlohmann::json answer_on_mount(fuse_req_t request, const std::string& ask,
     fs.end_waiting();
     return nlohmann::json::object();
   }
+  if (ask == "grow_pool") {
+    require_administrator(request);
+    const auto bytes = question.find("bytes");
+    if (bytes == question.end() || !(bytes->is_null() || bytes->is_number_unsigned())) {
+      throw Error(EINVAL, "ioctl");
+    }
+    return fs.grow_pool(bytes->is_null() ? std::nullopt : std::optional(bytes->get<uint64_t>()));
+  }
   if (ask == "check" || ask == "check_progress") {
     require_administrator(request);
     return ask == "check" ? fs.check_job().start(question) : fs.check_job().progress(question);

@@ -99,10 +99,10 @@ constexpr uint64_t kAccessAll = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1U) - 1;  // of 
 
 constexpr uint64_t kBaseAccess = LANDLOCK_ACCESS_FS_READ_FILE;
 constexpr uint64_t kProcAccess = LANDLOCK_ACCESS_FS_READ_FILE;
-constexpr uint64_t kStoreAccess = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR |
-                                  LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG |
-                                  LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |
-                                  LANDLOCK_ACCESS_FS_REMOVE_DIR | kAccessTruncate;
+constexpr uint64_t kStoreAccess =
+    LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_WRITE_FILE |
+    LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_SYM |
+    LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | kAccessTruncate;
 
 /// The first field of landlock_ruleset_attr, which is all that files need.
 struct Handled {

@@ -170,6 +170,8 @@ bool serve(ServerConfig config, KeeperLink& keeper) {
     // What was meant for the first server.
     config.store.create = false;
     config.store.accept_changed_base = false;
+    config.store.pool.reset();  // the store has a link to it
+    config.store.pool_size.reset();
   }
   config.store.mount = config.mount_point;
   config.store.log = config.log;

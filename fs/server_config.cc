@@ -34,6 +34,8 @@ nlohmann::json to_json(const ServerConfig& config) {
           {"base", bytes_to_json(config.store.base_path)},
           {"chunk_size", or_null(config.store.chunk_size)},
           {"policy", or_null(config.store.policy)},
+          {"pool", config.store.pool ? bytes_to_json(*config.store.pool) : nlohmann::json()},
+          {"pool_size", or_null(config.store.pool_size)},
           {"base_format", config.store.base_format
                               ? nlohmann::json(format_name(*config.store.base_format))
                               : nlohmann::json()},
@@ -65,6 +67,12 @@ ServerConfig server_config_from_json(const nlohmann::json& json) {
     config.store.chunk_size = optional_at<uint32_t>(json, "chunk_size");
     config.store.policy = optional_at<std::string>(json, "policy");
     // What follows is not in the configuration of a keeper from before it was known.
+    if (const nlohmann::json pool = json.value("pool", nlohmann::json()); !pool.is_null()) {
+      config.store.pool = bytes_from_json(pool);
+    }
+    if (const nlohmann::json size = json.value("pool_size", nlohmann::json()); !size.is_null()) {
+      config.store.pool_size = size.get<uint64_t>();
+    }
     if (const nlohmann::json format = json.value("base_format", nlohmann::json());
         !format.is_null()) {
       config.store.base_format = find_base_format(format.get<std::string>());

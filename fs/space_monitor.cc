@@ -51,7 +51,7 @@ void SpaceMonitor::run() {
 void SpaceMonitor::look() {
   unsigned used = 0;
   try {
-    used = used_percent(space_at(config_.store));
+    used = used_percent(config_.space());
   } catch (const Error& error) {
     log_.debug("space: {}", error.what());
     return;
@@ -63,7 +63,7 @@ void SpaceMonitor::look() {
     told_ = marks_.reached().value_or(0);
   }
   for (const unsigned mark : news) {
-    log_.warn("space: {}: the file system is {} % full (watermark {} %)", config_.store, used,
+    log_.warn("space: {}: the {} is {} % full (watermark {} %)", config_.store, config_.what, used,
               mark);
     {
       const std::lock_guard lock(mutex_);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 #include "fs/watermark_command.h"
 #include "fs/watermarks.h"
 #include "store/descriptor.h"
+#include "store/host_fs.h"
 
 namespace cowfs {
 
@@ -23,7 +25,9 @@ class SpaceMonitor {
  public:
   struct Config {
     std::string store;  ///< the directory
+    std::string what;   ///< whose space it is, for the log: "file system"
     std::vector<unsigned> marks;
+    std::function<Space()> space;
   };
 
   /// `told` is where the highest mark stands that was told of, percent or 0: by a monitor before

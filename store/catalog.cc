@@ -138,6 +138,11 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
         "VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
     bind_base(insert, base);
     insert.run();
+    if (store.pool_slots) {
+      database.prepare("INSERT INTO pool (id, slots) VALUES (1, ?)")
+          .bind(1, to_sql(*store.pool_slots))
+          .run();
+    }
     replace_backing(database, base.backing);
     transaction.commit();
     database.checkpoint();  // all of it is in the one file, and durable
@@ -343,7 +348,7 @@ std::vector<ImageRow> Catalog::images() {
 std::vector<LayerRow> Catalog::layers() {
   const std::lock_guard lock(mutex_);
   Statement select = database_.prepare(
-      "SELECT id, parent_limit, has_file, parent, failure FROM layer ORDER BY id");
+      "SELECT id, parent_limit, has_file, parent, failure, own_chunks FROM layer ORDER BY id");
   std::vector<LayerRow> rows;
   while (select.step()) {
     if (!select.is_null(3)) throw damaged(path(), "a layer over a layer, which this version lacks");
@@ -351,6 +356,7 @@ std::vector<LayerRow> Catalog::layers() {
                  .parent_limit = from_sql(select.integer(1)),
                  .has_file = select.integer(2) != 0};
     if (!select.is_null(4)) row.failure = select.text(4);
+    row.own_chunks = from_sql(select.integer(5));
     if (row.id > INT64_MAX || row.parent_limit > kMaxImageSize) {
       throw damaged(path(), "layer " + std::to_string(select.integer(0)) + ", its number or limit");
     }
@@ -401,6 +407,7 @@ std::optional<uint64_t> Catalog::last_page(uint64_t layer) {
 }
 
 void Catalog::load_pages(uint64_t layer, uint64_t first, uint64_t count,
+                         const std::function<bool(const MapBits&)>& valid,
                          const std::function<void(uint64_t, const MapBits&)>& receive) {
   const std::lock_guard lock(mutex_);
   // Not left in the middle, whatever is thrown: it would hold back checkpoints.

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "store/db.h"
 #include "store/map_arena.h"
 #include "store/schema.h"
+#include "store/slot_map.h"
 
 namespace cowfs {
 
@@ -27,6 +29,7 @@ struct StoreRow {
   uint32_t chunk_size = 0;
   std::string policy;
   int64_t created_ns = 0;
+  std::optional<uint64_t> pool_slots = std::nullopt;  ///< of a policy that has a pool
 };
 
 /// How a file of the base was when the store last accepted it (I1).
@@ -57,6 +60,7 @@ struct LayerRow {
   bool has_file = false;      ///< whether a CoW file belongs to it
   /// Why writes to it fail (I8), for people; none: they do not.
   std::optional<std::string> failure = std::nullopt;
+  uint64_t own_chunks = 0;  ///< slots of the pool that its map names
 };
 
 struct ImageRow {
@@ -126,9 +130,18 @@ class Catalog {
   [[nodiscard]] std::vector<uint64_t> layers_without_file();
   /// The highest map page that the layer has; none if it has none.
   [[nodiscard]] std::optional<uint64_t> last_page(uint64_t layer);
-  /// Calls `receive` for each page of the layer in [first, first + count).
+  /// Calls `receive` for each page of the layer in [first, first + count). EUCLEAN if one is not
+  /// `valid`.
   void load_pages(uint64_t layer, uint64_t first, uint64_t count,
+                  const std::function<bool(const MapBits& bits)>& valid,
                   const std::function<void(uint64_t page, const MapBits& bits)>& receive);
+
+  // Of a store with a pool, in catalog_pool.cc:
+
+  /// How many slots the pool has. EUCLEAN if there is no such row.
+  [[nodiscard]] uint64_t pool_slots();
+  /// Calls `receive` with the slots that are in use, in order.
+  void load_used_slots(const std::function<void(SlotRun run)>& receive);
 
   /// Called when a commit finds no space, from the committing thread: makes room. Set before there
   /// are others.
@@ -162,6 +175,18 @@ class Catalog {
     /// An empty page takes no row.
     void put_page(uint64_t layer, uint64_t page, const MapBits& bits);
     void remove_pages_from(uint64_t layer, uint64_t page);
+
+    // Of a store with a pool, in catalog_pool.cc:
+
+    /// What the catalog has of a page; all absent if it has none.
+    [[nodiscard]] MapBits map_page(uint64_t layer, uint64_t page);
+    /// Calls `visit` for each page of the layer from `first` on.
+    void for_each_page(uint64_t layer, uint64_t first,
+                       const std::function<void(const MapBits& bits)>& visit);
+    /// Marks slots as in use, or as free. EUCLEAN if one of them is so already.
+    void use_slots(std::span<const SlotRun> runs, bool in_use);
+    void add_own_chunks(uint64_t layer, int64_t chunks);
+    void set_pool_slots(uint64_t slots);
 
     /// That a request was done, by this change, and which image it made, or 0; see Store.
     void record_request(uint64_t request, uint64_t image);

@@ -42,6 +42,7 @@
 #include "store/host_fs.h"
 #include "store/layout.h"
 #include "store/policy.h"
+#include "store/pool_file.h"
 #include "store/reserve.h"
 #include "store/store_lock.h"
 #include "store/temporary_directory.h"
@@ -112,6 +113,7 @@ class StoreCheck {
     }
     if (catalog) {
       check_files(*catalog);
+      open_pool(*catalog);
       check_spaces(*catalog);
       check_reserve(directory_, report_);
       check_base_of(catalog->base);
@@ -145,6 +147,7 @@ class StoreCheck {
   bool remove(const std::string& path);
   void check_names();
 
+  void open_pool(const CheckedCatalog& catalog);
   void check_spaces(const CheckedCatalog& catalog);
   void check_base_of(const BaseRow& recorded);
 
@@ -154,6 +157,7 @@ class StoreCheck {
   CheckReport report_;
   std::optional<StoreLock> lock_;
   const TemporaryDirectory scratch_{"cowfs-check"};
+  std::optional<PoolFile> pool_;
   std::optional<Database> copy_;  // of the catalog
   std::optional<Database> real_;  // once something is repaired
   bool repairing_ = false;        // what fails now is not the catalog's fault
@@ -385,8 +389,9 @@ bool StoreCheck::remove(const std::string& path) {
 
 /// What cowfs never makes is somebody's own: it is told of and left alone.
 void StoreCheck::check_names() {
-  constexpr std::array<std::string_view, 6> kKnown{"catalog.db", "catalog.db-wal", "catalog.db-shm",
-                                                   "layers",     "lock",           "reserve"};
+  constexpr std::array<std::string_view, 8> kKnown{"catalog.db", "catalog.db-wal", "catalog.db-shm",
+                                                   "layers",     "lock",           "reserve",
+                                                   "pool",       "pool.new"};
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     const std::string name = entry.path().filename();
     if (std::find(kKnown.begin(), kKnown.end(), name) != kKnown.end()) continue;
@@ -406,7 +411,28 @@ void StoreCheck::check_names() {
 
 // ---- space and base -----------------------------------------------------------------------------
 
+/// None, with a finding, if it is not there or not the store's.
+void StoreCheck::open_pool(const CheckedCatalog& catalog) {
+  if (!catalog.policy->has_pool) return;
+  const bool used = std::any_of(catalog.layers.begin(), catalog.layers.end(),
+                                [](const auto& layer) { return layer.second.has_present; });
+  try {
+    std::error_code error;
+    const fs::path path = fs::canonical(pool_path(directory_), error);
+    pool_.emplace(error ? pool_path(directory_) : path.string(), PoolFile::Access::read, nullptr);
+    // One that was never used gets its header when the store is opened.
+    const PoolHeader header{.uuid = catalog.store.uuid, .chunk_size = catalog.store.chunk_size};
+    if (used || !pool_->is_new(header)) pool_->require(header);
+  } catch (const Error& error) {
+    pool_.reset();
+    damage("pool", error.what(),
+           "bring it back; or, if it lies elsewhere now, name it with --pool "
+           "when the store is mounted");
+  }
+}
+
 void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
+  if (catalog.policy->has_pool && !pool_) return;
   const ChunkSize chunk(catalog.store.chunk_size);
   // As repaired, if it was.
   const std::string& place = real_ ? directory_ : scratch_.path();
@@ -414,22 +440,31 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
   real_.reset();
   Catalog maps(catalog_path(place), reading_mode(place));
   MapArena arena;
-  const LayerContext context{.chunk = chunk,
-                             .directory = layers_path(directory_),
-                             .arena = arena,
-                             .catalog = maps,
-                             .hook = nullptr,
-                             .read_only = !options_.repair};
-  const auto is_checked = [](const CheckedLayer& layer) {
-    return layer.sound && layer.has_image && !layer.removed && layer.row.has_file;
+  const PolicyContext context{.chunk = chunk,
+                              .directory = layers_path(directory_),
+                              .arena = arena,
+                              .catalog = maps,
+                              .hook = nullptr,
+                              .pool = pool_ ? &*pool_ : nullptr,
+                              .read_only = !options_.repair};
+  const auto is_checked = [&](const CheckedLayer& layer) {
+    return layer.sound && layer.has_image && !layer.removed &&
+           (layer.row.has_file || (catalog.policy->has_pool && layer.has_present));
   };
   uint64_t total = 0;
   for (const auto& [id, layer] : catalog.layers) total += is_checked(layer) ? layer.image_size : 0;
   uint64_t done = 0;
-  const Policy& policy = find_policy(catalog.store.policy);
+  std::unique_ptr<StorePolicy> policy;
+  try {
+    policy = catalog.policy->open(context);
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN) throw;
+    damage("pool", error.what(), "see what else is wrong with the pool");
+    return;
+  }
   for (const auto& [id, checked] : catalog.layers) {
     if (!is_checked(checked)) continue;
-    const std::unique_ptr<Layer> layer = policy.make_layer(context, checked.row);
+    const std::unique_ptr<Layer> layer = policy->layer(checked.row);
     layer->activate();
     FlawFindings findings(report_, checked.image, id);
     const bool doubtful = doubt_.about(id);

@@ -4,10 +4,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "store/base.h"
+#include "store/policy.h"
 
 namespace cowfs {
 
@@ -54,6 +56,7 @@ struct CheckOptions {
   std::function<void(uint64_t done, uint64_t total)> progress = [](uint64_t, uint64_t) {};
   /// Asked now and then; once it answers true the check throws ECANCELED.
   std::function<bool()> cancelled = [] { return false; };
+  std::span<const Policy> policies = cowfs::policies();  ///< that there are
 };
 
 /// Verifies a store that nobody has open; takes its lock (EBUSY names who has it). Without repair

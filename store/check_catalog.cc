@@ -11,6 +11,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "store/check_pool.h"
 #include "store/chunk_map.h"
 #include "store/chunk_size.h"
 #include "store/error.h"
@@ -120,7 +121,7 @@ bool RowCheck::check_store_row() {
                     .policy = select.text(2),
                     .created_ns = select.integer(3)};
   try {
-    find_policy(catalog_.store.policy);
+    catalog_.policy = &find_policy(catalog_.store.policy, report_.options().policies);
   } catch (const Error& error) {
     add(Severity::damage, "catalog_rows", "", 0, std::string("catalog: ") + error.what(),
         kCopyBack);
@@ -170,7 +171,8 @@ void RowCheck::read_layers() {
   Statement sequence = database_.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'layer'");
   if (sequence.step()) catalog_.last_layer = static_cast<uint64_t>(sequence.integer(0));
   Statement select = database_.prepare(
-      "SELECT id, parent, parent_limit, has_file, substr(failure, 1, 200) FROM layer ORDER BY id");
+      "SELECT id, parent, parent_limit, has_file, substr(failure, 1, 200), own_chunks FROM layer "
+      "ORDER BY id");
   while (select.step()) {
     const auto id = static_cast<uint64_t>(select.integer(0));
     const auto limit = static_cast<uint64_t>(select.integer(2));
@@ -179,6 +181,7 @@ void RowCheck::read_layers() {
     layer.row.parent_limit = limit;
     layer.row.has_file = select.integer(3) != 0;
     if (!select.is_null(4)) layer.row.failure = select.text(4);
+    layer.row.own_chunks = static_cast<uint64_t>(select.integer(5));
     catalog_.last_layer = std::max(catalog_.last_layer, id);
     const auto wrong = [&](const std::string& what) {
       layer.sound = false;
@@ -340,6 +343,7 @@ class PageCheck {
             const RepairCatalog& repair, CheckReport& report)
       : id_(id),
         layer_(layer),
+        policy_(*catalog.policy),
         chunk_(catalog.store.chunk_size),
         in_use_(in_use),
         repair_(repair),
@@ -357,7 +361,7 @@ class PageCheck {
       ++pages_;
       return;
     }
-    const uint64_t page_bytes = chunk_.bytes() * kChunksPerPage;
+    const uint64_t page_bytes = chunk_.offset_of(chunks_in_page_);
     const auto number = static_cast<uint64_t>(page);
     if (number >= kMaxImageSize / page_bytes) {
       ++out_of_bounds_;
@@ -365,15 +369,15 @@ class PageCheck {
     }
     PageCopy copy{.page = number, .bits = {}};
     if (blob.size() == sizeof(copy.bits)) std::memcpy(copy.bits.data(), blob.data(), blob.size());
-    if (blob.size() != sizeof(copy.bits) || !valid(copy.bits)) {
+    // Any number may be a slot's; which of them are is looked at later (check_pool.cc).
+    if (blob.size() != sizeof(copy.bits) || (has_states_ && !valid(copy.bits))) {
       bad_.add(number * page_bytes, page_bytes, false);
       layer_->sound = false;
       return;
     }
-    const auto is_present = [](uint64_t word) { return (word & 0x5555555555555555) != 0; };
-    layer_->has_present |= std::any_of(copy.bits.begin(), copy.bits.end(), is_present);
-    if (layer_->has_image && keep_below(copy, end_chunk(), ChunkMap::kBits)) {
-      first_behind_ = first_behind_.value_or(std::max(end_chunk(), number * kChunksPerPage));
+    layer_->has_present |= has_present(copy.bits);
+    if (layer_->has_image && keep_below(copy, end_chunk(), policy_.map_bits)) {
+      first_behind_ = first_behind_.value_or(std::max(end_chunk(), number * chunks_in_page_));
     }
   }
 
@@ -387,7 +391,7 @@ class PageCheck {
     }
     if (layer_ == nullptr) return;
     if (out_of_bounds_ > 0) {
-      const uint64_t most = kMaxImageSize / (chunk_.bytes() * kChunksPerPage);
+      const uint64_t most = kMaxImageSize / chunk_.offset_of(chunks_in_page_);
       add_finding(
           Severity::damage, "map_bounds",
           plural(out_of_bounds_, "map page lies", "map pages lie") + " where no image reaches",
@@ -404,7 +408,7 @@ class PageCheck {
                       " on: one of the two is wrong",
                   kGrowToSee);
     }
-    if (layer_->has_present && !layer_->row.has_file) {
+    if (layer_->has_present && !layer_->row.has_file && policy_.file_per_layer) {
       layer_->sound = false;
       add_finding(Severity::damage, "missing_file",
                   "its map says that it has data, and it has no CoW file",
@@ -413,6 +417,14 @@ class PageCheck {
   }
 
  private:
+  [[nodiscard]] bool has_present(const MapBits& bits) const {
+    if (has_states_) return last_present(bits).has_value();
+    for (uint64_t i = 0; i < chunks_in_page_; ++i) {
+      if (SlotMap::is_present(SlotMap::entry(bits, i))) return true;
+    }
+    return false;
+  }
+
   [[nodiscard]] uint64_t end_chunk() const {
     return chunk_.chunk_of(chunk_.up(layer_->image_size));
   }
@@ -432,6 +444,9 @@ class PageCheck {
 
   const uint64_t id_;
   CheckedLayer* const layer_;  // null: there is no such layer
+  const Policy& policy_;
+  const bool has_states_ = policy_.map_bits == ChunkMap::kBits;
+  const uint64_t chunks_in_page_ = kMapWords * 64 / policy_.map_bits;
   const ChunkSize chunk_;
   const bool in_use_;
   const RepairCatalog& repair_;
@@ -468,7 +483,11 @@ void RowCheck::check_pages() {
 
 std::optional<CheckedCatalog> check_rows(Database& database, bool in_use,
                                          const RepairCatalog& repair, CheckReport& report) {
-  return RowCheck(database, in_use, repair, report).run();
+  std::optional<CheckedCatalog> catalog = RowCheck(database, in_use, repair, report).run();
+  if (catalog && catalog->policy->map_bits == SlotMap::kBits) {
+    check_slots(database, *catalog, in_use, repair, report);
+  }
+  return catalog;
 }
 
 }  // namespace cowfs

@@ -11,6 +11,8 @@
 
 namespace cowfs {
 
+struct Policy;
+
 /// Runs SQL on the catalog that is to be repaired, in one transaction that is durable when it
 /// returns. False if nothing is to be repaired.
 using RepairCatalog = std::function<bool(const std::string& sql)>;
@@ -28,6 +30,7 @@ struct CheckedLayer {
 
 struct CheckedCatalog {
   StoreRow store;
+  const Policy* policy = nullptr;  ///< the store's
   BaseRow base;
   std::map<uint64_t, CheckedLayer> layers;
   uint64_t last_layer = 0;  ///< the highest number that a layer ever had

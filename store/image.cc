@@ -10,7 +10,9 @@
 // chunk's state holds the chunk, so only requests for that chunk wait.
 //
 // A write in place may overtake a trim of the same chunk; both are unanswered then, and either
-// order is right. Stale bytes that it leaves below a zero chunk mean nothing (I12).
+// order is right. Stale bytes that it leaves below a zero chunk mean nothing (I12). The place
+// itself may become another chunk's, even another image's, so it is given back only when nobody
+// writes to it any more (Grace).
 //
 // Reading takes no lock either. A reader that has found a chunk present may come to read it when it
 // was made absent and punched meanwhile, and would see zeros that nobody wrote: it reads again if
@@ -318,17 +320,16 @@ std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer
     return Blocked{range, static_cast<size_t>(at - offset)};
   };
   while (at < end) {
+    const std::span rest = buffer.subspan(static_cast<size_t>(at - offset));
+    if (const uint64_t length = write_in_place(rest.first(static_cast<size_t>(end - at)), at)) {
+      at += length;
+      continue;
+    }
     // The limit first: a sharing hides what lies below before it raises the limit over it.
     const uint64_t limit = layer_->parent_limit();
     const Run run = layer_->find(at, end - at);
-    const std::span data =
-        buffer.subspan(static_cast<size_t>(at - offset), static_cast<size_t>(run.length));
-    if (run.state == ChunkState::present) {
-      run.file->write(data, run.file_offset);
-      layer_->note_write();
-      at += run.length;
-      continue;
-    }
+    if (run.state == ChunkState::present) continue;  // by now
+    const std::span data = rest.first(static_cast<size_t>(run.length));
     const Shared shared = share_written(run, limit, data, at);
     if (shared.busy) return blocked(*shared.busy);
     if (shared.done) {
@@ -348,6 +349,17 @@ std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer
   }
   if (end < offset + buffer.size()) throw Error(EFBIG, title());
   return std::nullopt;
+}
+
+// Bytes at the front of `buffer` that lie in present chunks, and are written now.
+uint64_t Image::write_in_place(std::span<const std::byte> buffer, uint64_t offset) {
+  // The place may become another chunk's if this one is trimmed, but not while it is held.
+  const Grace::Hold hold(in_place_);
+  const Run run = layer_->find(offset, buffer.size());
+  if (run.state != ChunkState::present) return 0;
+  run.file->write(buffer.first(static_cast<size_t>(run.length)), run.file_offset);
+  layer_->note_write();
+  return run.length;
 }
 
 SpaceLimit::Claim Image::claim_space(uint64_t bytes) {
@@ -381,11 +393,10 @@ void Image::write_new(std::span<const std::byte> buffer, uint64_t offset) {
                               iovec{const_cast<std::byte*>(buffer.data()), buffer.size()},
                               iovec{fill.get() + head, tail}};
   const SpaceLimit::Claim claim = claim_space(stop - start);
-  const uint64_t first = start;
   std::span<iovec> rest(pieces);
-  try {
-    while (start < stop) {
-      const Run place = layer_->place(start, stop - start);
+  while (start < stop) {
+    const Run place = layer_->place(start, stop - start);
+    try {
       std::vector<iovec> now;
       for (uint64_t want = place.length; want > 0;) {
         iovec& front = rest.front();
@@ -401,18 +412,17 @@ void Image::write_new(std::span<const std::byte> buffer, uint64_t offset) {
       // I4: only what has been written becomes present.
       layer_->set_present(start, place);
       stop_point(StopPoint::bit_set);
-      start += place.length;
+    } catch (const std::exception&) {
+      give_up(start, place);
+      throw;
     }
-  } catch (const Error& error) {
-    // What the host gave before it ran out would be of no use to anybody.
-    if (is_no_space(error.code())) give_up_space(first, stop - first);
-    throw;
+    start += place.length;
   }
 }
 
-void Image::give_up_space(uint64_t offset, uint64_t length) {
+void Image::give_up(uint64_t offset, const Run& place) {
   try {
-    layer_->reclaim(offset, length);
+    layer_->give_up(offset, place);
   } catch (const Error& error) {
     context_.log.debug("{}: space not given back: {}", title(), error.what());
   }

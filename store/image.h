@@ -15,6 +15,7 @@
 #include "store/catalog.h"
 #include "store/chunk_size.h"
 #include "store/error.h"
+#include "store/grace.h"
 #include "store/group_commit.h"
 #include "store/layer.h"
 #include "store/live_images.h"
@@ -108,7 +109,8 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] std::string title() const { return image_title(id_, context_.name_of(id_)); }
   [[nodiscard]] uint64_t size() const { return live_.size.load(std::memory_order_acquire); }
   [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
-  [[nodiscard]] std::string cow_path() const { return layer_->cow_path(); }
+  /// The CoW file that is its own, if the policy makes one; it may not exist yet.
+  [[nodiscard]] std::optional<std::string> cow_path() const { return layer_->cow_path(); }
   /// In use: whether something was written to its CoW file, or room made in it.
   [[nodiscard]] bool has_file() const { return layer_->space_end() > 0; }
   /// Whether some of the base may show through.
@@ -243,11 +245,12 @@ class Image : public std::enable_shared_from_this<Image> {
   void read_interleaved(std::span<std::byte> buffer, uint64_t offset);
   void read_parent(std::span<std::byte> buffer, uint64_t offset) const;
   void read_below_size(std::span<std::byte> buffer, uint64_t offset);
+  uint64_t write_in_place(std::span<const std::byte> buffer, uint64_t offset);
   /// Writes into chunks that are not present; the caller holds them.
   void write_new(std::span<const std::byte> buffer, uint64_t offset);
   void raise_size(uint64_t size);
   [[nodiscard]] SpaceLimit::Claim claim_space(uint64_t bytes);
-  void give_up_space(uint64_t offset, uint64_t length);
+  void give_up(uint64_t offset, const Run& place);
   /// What an absent or zero chunk reads as, for filling up a new one.
   void read_old(ChunkState state, std::span<std::byte> buffer, uint64_t offset) const;
   void zero_part(uint64_t offset, uint64_t length);
@@ -306,6 +309,7 @@ class Image : public std::enable_shared_from_this<Image> {
   RangeLock chunks_;
   std::mutex shape_mutex_;  // what a commit copies does not change in the middle of a sharing
   std::atomic<uint64_t> reclaims_ = 0;  // see read
+  Grace in_place_;                      // who writes to, or copies from, places that were looked up
   SpaceLimit space_limit_;
   static constexpr int64_t kShareCredit = 16 << 20;
   std::atomic<int64_t> share_credit_ = kShareCredit;  // bytes of the base to fetch for comparing

@@ -226,18 +226,19 @@ void Image::commit(bool with_times) {
 }
 
 void Image::give_back(const Layer::Changes& changes) {
-  // Before the first punch, and long after the chunks' bits were changed: a reader that looks them
-  // up from here on does not find them present.
-  if (!layer_->freed(changes).empty()) reclaims_.fetch_add(1);
-  for (const auto& [offset, length] : layer_->freed(changes)) {
-    const RangeLock::Guard guard =
-        chunks_.lock({context_.chunk.chunk_of(offset), context_.chunk.chunk_of(offset + length)});
-    try {
-      layer_->reclaim(offset, length);
-    } catch (const Error& error) {
-      // Nothing is wrong but that space is not given back.
-      context_.log.warn("{}: space not given back: {}", title(), error.what());
-    }
+  if (!layer_->frees(changes)) return;
+  // Before the first is given back, and long after the chunks' bits were changed: a reader that
+  // looks them up from here on does not find them present, and who had, reads again.
+  reclaims_.fetch_add(1);
+  in_place_.wait();
+  try {
+    layer_->give_back(changes, [this](uint64_t offset, uint64_t length) {
+      return chunks_.lock(
+          {context_.chunk.chunk_of(offset), context_.chunk.chunk_of(offset + length)});
+    });
+  } catch (const Error& error) {
+    // Nothing is wrong but that space is not given back.
+    context_.log.warn("{}: space not given back: {}", title(), error.what());
   }
 }
 

@@ -48,7 +48,10 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
   }
 
   const uint64_t reclaims = source.reclaims_.load();
+  std::optional<Grace::Hold> held;
+  held.emplace(source.in_place_);  // what is cloned from stays the source's
   const Run run = source.layer_->find(source_offset, length);
+  if (run.state != ChunkState::present) held.reset();
   const bool to_the_end =
       source_offset + run.length == source.size() && offset + run.length >= size();
   const uint64_t whole = chunk.down(run.length);
@@ -75,6 +78,7 @@ uint64_t Image::copy_piece(Image& source, uint64_t source_offset, uint64_t offse
     const auto intact = [&] { return source.reclaims_.load() == reclaims; };
     if (clone_present(piece, offset, intact)) return piece.length;
   }
+  held.reset();
   return copy_data(source, source_offset, offset, std::min({length, run.length, kCopyPiece}));
 }
 
@@ -97,17 +101,22 @@ bool Image::clone_present(const Run& run, uint64_t offset, const std::function<b
     Run place = layer_->find(offset + done, length - done);
     const bool fresh = place.state != ChunkState::present;
     if (fresh) place = layer_->place(offset + done, place.length);
-    const SpaceLimit::Claim claim = fresh ? claim_space(place.length) : SpaceLimit::Claim();
-    if (!place.file->clone_range(*run.file, run.file_offset + done, place.file_offset,
-                                 place.length) ||
-        !intact()) {
+    bool cloned = false;
+    try {
+      const SpaceLimit::Claim claim = fresh ? claim_space(place.length) : SpaceLimit::Claim();
+      cloned = place.file->clone_range(*run.file, run.file_offset + done, place.file_offset,
+                                       place.length) &&
+               intact();
+      if (cloned && fresh) layer_->set_present(offset + done, place);
+    } catch (const std::exception&) {
+      if (fresh) give_up(offset + done, place);
+      throw;
+    }
+    if (!cloned) {
+      if (fresh) give_up(offset + done, place);
       return false;  // what was cloned so far is right, and is copied again
     }
-    if (fresh) {
-      layer_->set_present(offset + done, place);
-    } else {
-      layer_->note_write();
-    }
+    if (!fresh) layer_->note_write();
     done += place.length;
   }
   raise_size(offset + length);

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +10,7 @@
 #include "store/catalog.h"
 #include "store/chunk_map.h"
 #include "store/file.h"
+#include "store/range_lock.h"
 
 namespace cowfs {
 
@@ -18,6 +20,7 @@ struct Run {
   uint64_t length;
   const File* file;      ///< where a present run lies, else null
   uint64_t file_offset;  ///< its place there
+  uint64_t number = 0;   ///< the layer's own, of that place
 };
 
 /// A run of bytes of a layer whose map and CoW space do not agree.
@@ -31,6 +34,9 @@ struct Flaw {
   uint64_t length;
 };
 
+/// Takes the lock of the chunks that hold bytes [offset, offset + length) of a layer.
+using HoldChunks = std::function<RangeLock::Guard(uint64_t offset, uint64_t length)>;
+
 /// A delta over a parent: where each chunk is, and how a change of that becomes durable. This is
 /// the seam under which allocation policies differ; above it nothing knows of them. A policy
 /// decides places; locking of chunks, copy-up and data I/O are the caller's (see image.h).
@@ -39,8 +45,9 @@ struct Flaw {
 ///   prepare       copies what has changed
 ///   sync_data     makes the data durable that the copies speak of
 ///   publish       puts the copies into a transaction
-/// and, once that transaction is durable, or there was nothing to publish, `committed`; then
-/// `reclaim` gives space back that the copies freed (I5, I12). Thread-safe but for that, and for
+/// and, once that transaction is durable, or there was nothing to publish, `committed`; then, when
+/// nobody reads or writes any more who looked up a place before, `give_back` has the space used
+/// again that the copies freed (I5, I12). Thread-safe but for that, and for
 /// `activate`/`deactivate`, during which nothing else is called.
 class Layer {
  public:
@@ -78,10 +85,13 @@ class Layer {
   /// The answer's length may be shorter: ask again for the rest. Makes room for the file itself.
   [[nodiscard]] virtual Run place(uint64_t offset, uint64_t length) = 0;
 
+  /// What `place` gave was not written whole, and is not to be used.
+  virtual void give_up(uint64_t offset, const Run& place) = 0;
+
   /// The chunks at `place` hold all of their data now (I4: call it after the write returned).
   virtual void set_present(uint64_t offset, const Run& place) = 0;
 
-  /// Makes whole chunks absent or zero. Their space is given back by a later `reclaim`.
+  /// Makes whole chunks absent or zero. Their space is given back after the next commit.
   virtual void take_away(uint64_t offset, uint64_t length, ChunkState state) = 0;
 
   /// Reserves space so that later writes to the range find some; content stays. ENOSPC, at once
@@ -117,12 +127,15 @@ class Layer {
   virtual void discard() = 0;
   /// Does in memory what a committed prepare_cut did on disk.
   virtual void cut(uint64_t size) = 0;
-  /// Gives back the space of those chunks of the freed range [offset, offset + length) that the
-  /// map and the catalog agree are not present. The caller holds those chunks' lock.
+  /// Whether `changes` freed space.
+  [[nodiscard]] virtual bool frees(const Changes& changes) const = 0;
+  /// Gives back what `changes` freed, as far as the map and the catalog agree still that it is not
+  /// present. Throws what kept some of it from being given back: nothing else is wrong then.
+  virtual void give_back(const Changes& changes, const HoldChunks& hold) = 0;
+  /// Of a layer that keeps places for chunks: gives back the space of those chunks of [offset,
+  /// offset + length) that the map and the catalog agree are not present. The caller holds those
+  /// chunks' lock.
   virtual void reclaim(uint64_t offset, uint64_t length) = 0;
-  /// Ranges that `changes` freed: for each, `reclaim` is due after the commit.
-  [[nodiscard]] virtual const std::vector<std::pair<uint64_t, uint64_t>>& freed(
-      const Changes& changes) const = 0;
 
   /// The first flaw in [offset, offset + length), whole as far as it lies in there. What a commit
   /// under way will give back is none. It may be one for a moment only, of chunks whose state
@@ -133,8 +146,8 @@ class Layer {
 
   /// Bytes of space that are this layer's own.
   [[nodiscard]] virtual uint64_t own_bytes() const = 0;
-  /// The CoW file's path; it may not exist yet.
-  [[nodiscard]] virtual std::string cow_path() const = 0;
+  /// The path of the CoW file that is the layer's own, and may not exist yet; none: there is none.
+  [[nodiscard]] virtual std::optional<std::string> cow_path() const = 0;
   /// Removes what belongs to the layer outside the catalog. The catalog has forgotten it.
   virtual void remove_files() = 0;
 

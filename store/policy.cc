@@ -4,20 +4,33 @@
 #include <cerrno>
 
 #include "store/error.h"
+#include "store/policy_pool.h"
 #include "store/policy_sparse.h"
+#include "store/slot_map.h"
 
 namespace cowfs {
 
 std::span<const Policy> policies() {
   static constexpr std::array kPolicies{
-      Policy{.name = "sparse", .default_chunk_size = 4096, .make_layer = make_sparse_layer},
+      Policy{.name = "sparse",
+             .default_chunk_size = 4 << 10,
+             .map_bits = ChunkMap::kBits,
+             .file_per_layer = true,
+             .has_pool = false,
+             .open = open_sparse_policy},
+      Policy{.name = "pool",
+             .default_chunk_size = 64 << 10,
+             .map_bits = SlotMap::kBits,
+             .file_per_layer = false,
+             .has_pool = true,
+             .open = open_pool_policy},
   };
   return kPolicies;
 }
 
-const Policy& find_policy(std::string_view name) {
+const Policy& find_policy(std::string_view name, std::span<const Policy> among) {
   std::string known;
-  for (const Policy& policy : policies()) {
+  for (const Policy& policy : among) {
     if (policy.name == name) return policy;
     known += (known.empty() ? "" : ", ") + std::string(policy.name);
   }

@@ -3,19 +3,24 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "store/catalog.h"
 #include "store/chunk_size.h"
+#include "store/host_fs.h"
 #include "store/layer.h"
 #include "store/map_arena.h"
 
 namespace cowfs {
 
-/// What a layer may use; it outlives it, and everything in it does.
-struct LayerContext {
+class PoolFile;
+
+/// What a policy may use; it outlives what it opens, and everything in it does.
+struct PolicyContext {
   ChunkSize chunk;
   std::string directory;  ///< of the CoW files
   MapArena& arena;
@@ -23,22 +28,51 @@ struct LayerContext {
   const FaultHook* hook;
   /// The directory itself, to be synced: a sync must not fail for want of a descriptor.
   const File* entries = nullptr;
+  /// Of policies that have one: open, and the store's. Null where nothing is read or written.
+  const PoolFile* pool = nullptr;
   /// Closes the files of images that nobody uses; whether there were any.
   std::function<bool()> close_idle = [] { return false; };
   bool read_only = false;  ///< only to be looked at
 };
 
+class Pool;
+
+/// An allocation policy at work in an open store. Thread-safe.
+class StorePolicy {
+ public:
+  StorePolicy() = default;
+  StorePolicy(const StorePolicy&) = delete;
+  StorePolicy& operator=(const StorePolicy&) = delete;
+  virtual ~StorePolicy() = default;
+
+  /// A layer, not active yet.
+  [[nodiscard]] virtual std::unique_ptr<Layer> layer(const LayerRow& row) = 0;
+  /// Part of the transaction that forgets a layer, before its rows go: takes what else the catalog
+  /// has of it. Layer::remove_files follows once that is durable.
+  virtual void forget(Catalog::Change& /*change*/, uint64_t /*layer*/) {}
+  /// Where chunks come from, if that is not the file system that the store lies on.
+  [[nodiscard]] virtual std::optional<Space> space() { return std::nullopt; }
+  /// The pool, of a policy that has one.
+  [[nodiscard]] virtual Pool* pool() { return nullptr; }
+};
+
 /// An allocation policy: where a written chunk lives. A new one is a file pair that implements
-/// Layer and a line in policies().
+/// Layer and StorePolicy, and a line in policies(); cowfs-policy(7) leads through one.
 struct Policy {
   std::string_view name;
   uint32_t default_chunk_size;  ///< bytes
-  std::unique_ptr<Layer> (*make_layer)(const LayerContext& context, const LayerRow& row);
+  /// What a map page in the catalog has for each chunk: ChunkMap::kBits or SlotMap::kBits.
+  unsigned map_bits;
+  /// Whether each layer has a CoW file of its own, `layers/<id>.cow`.
+  bool file_per_layer;
+  /// Whether all layers share a pool.
+  bool has_pool;
+  std::unique_ptr<StorePolicy> (*open)(const PolicyContext& context);
 };
 
 std::span<const Policy> policies();
 
-/// EINVAL, with the names that there are, if none has this one.
-const Policy& find_policy(std::string_view name);
+/// EINVAL, with the names that there are, if none of `among` has this one.
+const Policy& find_policy(std::string_view name, std::span<const Policy> among = policies());
 
 }  // namespace cowfs

@@ -57,7 +57,7 @@ const SparseChanges& sparse(const Layer::Changes& changes) {
 
 class SparseLayer final : public Layer {
  public:
-  SparseLayer(const LayerContext& context, const LayerRow& row)
+  SparseLayer(const PolicyContext& context, const LayerRow& row)
       : Layer(row.parent_limit),
         chunk_(context.chunk),
         arena_(context.arena),
@@ -74,14 +74,14 @@ class SparseLayer final : public Layer {
   void activate() override {
     // A file that the catalog does not know of yet is left over, unless the map that was left with
     // it does.
-    if (has_file_ || (inherits() && ::access(cow_path().c_str(), F_OK) == 0)) {
+    if (has_file_ || (inherits() && ::access(path().c_str(), F_OK) == 0)) {
       const int access = read_only_ ? O_RDONLY : O_RDWR;
       owned_file_ = open_file(access, 0);
       file_ = owned_file_.get();
     }
     map_ = std::make_unique<ChunkMap>(
         arena_, id_, [this](uint64_t first, uint64_t count, const ChunkMap::Receive& receive) {
-          catalog_.load_pages(id_, first, count, receive);
+          catalog_.load_pages(id_, first, count, valid, receive);
         });
     if (inherits()) inherit();
   }
@@ -104,7 +104,7 @@ class SparseLayer final : public Layer {
     if (!has_file_) return std::nullopt;
     const File& file = *file_.load();
     if (file.status().st_nlink > 1) {
-      return cow_path() + ": has another name too (a hard link), which would change with it";
+      return path() + ": has another name too (a hard link), which would change with it";
     }
     const uint64_t size = file.size();
     uint64_t needed = 0;
@@ -115,13 +115,15 @@ class SparseLayer final : public Layer {
     };
     try {
       constexpr uint64_t kPages = 1024;
-      catalog_.load_pages(id_, chunk_.chunk_of(size) / kChunksPerPage, kPages, look);
-      if (const auto last = catalog_.last_page(id_)) catalog_.load_pages(id_, *last, 1, look);
+      catalog_.load_pages(id_, chunk_.chunk_of(size) / kChunksPerPage, kPages, valid, look);
+      if (const auto last = catalog_.last_page(id_)) {
+        catalog_.load_pages(id_, *last, 1, valid, look);
+      }
     } catch (const Error&) {
       // A map that cannot be read is an error where it is needed.
     }
     if (needed <= size) return std::nullopt;
-    return cow_path() + ": is " + std::to_string(size) + " bytes long, and has to have " +
+    return path() + ": is " + std::to_string(size) + " bytes long, and has to have " +
            std::to_string(needed) + " at least";
   }
 
@@ -133,8 +135,7 @@ class SparseLayer final : public Layer {
     if (state != ChunkState::present) return {state, end - offset, nullptr, 0};
     const File* file = file_;
     if (file == nullptr) {
-      throw Error::with_message(EUCLEAN,
-                                cow_path() + ": missing, but the catalog says it has data");
+      throw Error::with_message(EUCLEAN, path() + ": missing, but the catalog says it has data");
     }
     return {state, end - offset, file, offset};
   }
@@ -146,6 +147,9 @@ class SparseLayer final : public Layer {
     }
     return {ChunkState::absent, length, file, offset};
   }
+
+  // What the host gave before it ran out would be of no use to anybody.
+  void give_up(uint64_t offset, const Run& place) override { reclaim(offset, place.length); }
 
   void set_present(uint64_t offset, const Run& place) override {
     note_write();
@@ -166,8 +170,7 @@ class SparseLayer final : public Layer {
 
   void reserve(uint64_t offset, uint64_t length) override {
     // Asked for too much, a host file system takes all that there is before it fails.
-    if (length > space_at(directory_).free + own_bytes())
-      throw Error(ENOSPC, "allocate " + cow_path());
+    if (length > space_at(directory_).free + own_bytes()) throw Error(ENOSPC, "allocate " + path());
     place(offset, length).file->allocate(offset, length);
     note_write();
   }
@@ -288,7 +291,20 @@ class SparseLayer final : public Layer {
     }
   }
 
-  const FreedRanges& freed(const Changes& changes) const override { return sparse(changes).freed; }
+  bool frees(const Changes& changes) const override { return !sparse(changes).freed.empty(); }
+
+  void give_back(const Changes& changes, const HoldChunks& hold) override {
+    std::optional<Error> failure;
+    for (const auto& [offset, length] : sparse(changes).freed) {
+      const RangeLock::Guard guard = hold(offset, length);
+      try {
+        reclaim(offset, length);
+      } catch (const Error& error) {
+        failure = error;
+      }
+    }
+    if (failure) throw Error(*failure);
+  }
 
   std::optional<Flaw> next_flaw(uint64_t offset, uint64_t length) override {
     const uint64_t end = offset + length;
@@ -310,13 +326,13 @@ class SparseLayer final : public Layer {
 
   uint64_t own_bytes() const override {
     struct stat status {};
-    if (::stat(cow_path().c_str(), &status) != 0) return 0;
+    if (::stat(path().c_str(), &status) != 0) return 0;
     return static_cast<uint64_t>(status.st_blocks) * 512;
   }
 
-  std::string cow_path() const override { return directory_ + "/" + std::to_string(id_) + ".cow"; }
+  std::optional<std::string> cow_path() const override { return path(); }
 
-  void remove_files() override { remove_file(cow_path(), hook_); }
+  void remove_files() override { remove_file(path(), hook_); }
 
  private:
   std::unique_ptr<SparseChanges> take_changes(uint64_t size) {
@@ -350,6 +366,8 @@ class SparseLayer final : public Layer {
       }
     }
   }
+
+  std::string path() const { return directory_ + "/" + std::to_string(id_) + ".cow"; }
 
   /// Made, by a write or a reservation, and to be named by the next commit.
   bool has_unnamed_file() const { return !has_file_ && file_ != nullptr; }
@@ -395,8 +413,8 @@ class SparseLayer final : public Layer {
   }
 
   std::unique_ptr<File> open_file(int flags, mode_t mode) {
-    auto file = std::make_unique<File>(cow_path(), flags | O_NOFOLLOW, mode, hook_);
-    if (is_among_last(file->fd())) throw Error(EMFILE, "open " + cow_path());
+    auto file = std::make_unique<File>(path(), flags | O_NOFOLLOW, mode, hook_);
+    if (is_among_last(file->fd())) throw Error(EMFILE, "open " + path());
     return file;
   }
 
@@ -437,10 +455,22 @@ class SparseLayer final : public Layer {
   RangeSet freed_for_good_;  // and not reclaimed yet
 };
 
+class SparsePolicy final : public StorePolicy {
+ public:
+  explicit SparsePolicy(const PolicyContext& context) : context_(context) {}
+
+  std::unique_ptr<Layer> layer(const LayerRow& row) override {
+    return std::make_unique<SparseLayer>(context_, row);
+  }
+
+ private:
+  const PolicyContext& context_;
+};
+
 }  // namespace
 
-std::unique_ptr<Layer> make_sparse_layer(const LayerContext& context, const LayerRow& row) {
-  return std::make_unique<SparseLayer>(context, row);
+std::unique_ptr<StorePolicy> open_sparse_policy(const PolicyContext& context) {
+  return std::make_unique<SparsePolicy>(context);
 }
 
 }  // namespace cowfs

@@ -8,6 +8,6 @@ namespace cowfs {
 
 /// Policy `sparse`: a chunk lives at the same offset in the layer's own sparse file as in the
 /// image. The host file system allocates the space, and sequential reads stay sequential.
-std::unique_ptr<Layer> make_sparse_layer(const LayerContext& context, const LayerRow& row);
+std::unique_ptr<StorePolicy> open_sparse_policy(const PolicyContext& context);
 
 }  // namespace cowfs

@@ -59,7 +59,8 @@ CREATE TABLE layer (
   parent       INTEGER REFERENCES layer (id),
   parent_limit INTEGER NOT NULL,
   has_file     INTEGER NOT NULL DEFAULT 0,
-  failure      TEXT
+  failure      TEXT,
+  own_chunks   INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE image (
   id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -85,6 +86,14 @@ CREATE TABLE request (
   id    INTEGER PRIMARY KEY,
   image INTEGER NOT NULL
 );
+CREATE TABLE pool (
+  id    INTEGER PRIMARY KEY CHECK (id = 1),
+  slots INTEGER NOT NULL
+);
+CREATE TABLE pool_page (
+  page INTEGER PRIMARY KEY,
+  bits BLOB    NOT NULL
+);
 INSERT INTO sqlite_sequence (name, seq) VALUES ('image', 1);
 )sql";
 
@@ -100,7 +109,11 @@ constexpr std::array kMigrations{
                      "CREATE TABLE backing (position INTEGER PRIMARY KEY, path TEXT NOT NULL,"
                      " format TEXT NOT NULL, device INTEGER NOT NULL, inode INTEGER NOT NULL,"
                      " size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,"
-                     " ctime_ns INTEGER NOT NULL, fingerprint BLOB NOT NULL);"},
+                     " ctime_ns INTEGER NOT NULL, fingerprint BLOB NOT NULL);"
+                     "ALTER TABLE layer ADD COLUMN own_chunks INTEGER NOT NULL DEFAULT 0;"
+                     "CREATE TABLE pool (id INTEGER PRIMARY KEY CHECK (id = 1), slots INTEGER NOT "
+                     "NULL);"
+                     "CREATE TABLE pool_page (page INTEGER PRIMARY KEY, bits BLOB NOT NULL);"},
 };
 
 void require_not_newer(int64_t version, Database& database, const Schema& schema) {
@@ -232,7 +245,9 @@ void require_values(Database& database) {
            "position"},
       Rule{"layer",
            "id < 1 OR typeof(parent_limit) <> 'integer' OR has_file NOT IN (0, 1) OR "
-           "typeof(has_file) <> 'integer' OR typeof(failure) NOT IN ('text', 'null')"},
+           "typeof(has_file) <> 'integer' OR typeof(failure) NOT IN ('text', 'null') OR "
+           "typeof(own_chunks) <> 'integer' OR own_chunks < 0"},
+      Rule{"pool", "id <> 1 OR typeof(slots) <> 'integer' OR slots < 1"},
       Rule{"image",
            "typeof(name) NOT IN ('text', 'null') OR typeof(layer) <> 'integer' OR "
            "typeof(size) <> 'integer' OR typeof(mode) <> 'integer' OR typeof(uid) <> "

@@ -17,6 +17,7 @@
 #include "store/error.h"
 #include "store/layout.h"
 #include "store/names.h"
+#include "store/pool.h"
 
 namespace cowfs {
 namespace {
@@ -115,7 +116,10 @@ Store::Store(Options options)
       was_made = recorded.has_value();
     }
     if (!options_.names_only && (was_made || options_.create)) open_base(recorded);
+    open_pool(true);
     confine();
+  } else {
+    open_pool(false);
   }
   if (!was_made) {
     if (there) require_no_layers(directory);
@@ -154,7 +158,8 @@ Store::Store(Options options)
                                           ", not " + *options_.policy +
                                           "; the policy is fixed when a store is made");
   }
-  policy_ = &find_policy(facts_.policy);
+  policy_ = &find_policy(facts_.policy, options_.policies);
+  use_pool();
   if (!options_.names_only) check_base();
   load();
   committer_ = std::make_unique<Committer>(
@@ -261,8 +266,9 @@ void Store::unmake_if_new() {
   catalog_.reset();
   reserve_.reset();  // or the destructor would make it anew
   std::error_code ignored;
+  unmake_pool();
   for (const char* name :
-       {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock", "reserve"}) {
+       {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock", "reserve", "pool"}) {
     fs::remove(facts_.directory + "/" + name, ignored);
   }
   fs::remove(facts_.directory, ignored);
@@ -273,12 +279,14 @@ void Store::make(const Schema& schema, const File* parent) {
   if (base_ == nullptr) {
     throw Error::with_message(ENOENT, "store " + options_.directory + ": holds no catalog.db");
   }
-  const Policy& policy = find_policy(options_.policy.value_or("sparse"));
+  const Policy& policy = find_policy(options_.policy.value_or("sparse"), options_.policies);
   const uint32_t chunk_size = options_.chunk_size.value_or(policy.default_chunk_size);
   if (!ChunkSize::valid(chunk_size)) {
     throw Error::with_message(EINVAL, "chunk size " + std::to_string(chunk_size) +
                                           ": is not a power of two from 4 KiB to 2 MiB");
   }
+  std::optional<uint64_t> pool_slots;
+  if (policy.has_pool) pool_slots = plan_pool(ChunkSize(chunk_size));
   const BaseRow base = base_->identity_and_fingerprints();
 
   const std::string& directory = options_.directory;
@@ -297,6 +305,7 @@ void Store::make(const Schema& schema, const File* parent) {
   if (::mkdir(layers_path(directory).c_str(), 0700) != 0 && errno != EEXIST) {
     throw Error{errno, "make " + layers_path(directory)};
   }
+  if (pool_slots) make_pool(ChunkSize(chunk_size), *pool_slots);
   entries.sync();
   const mode_t old_mask = ::umask(0077);  // SQLite gives its log the mode of the database
   try {
@@ -304,7 +313,8 @@ void Store::make(const Schema& schema, const File* parent) {
                     StoreRow{.uuid = random_uuid(),
                              .chunk_size = chunk_size,
                              .policy = std::string(policy.name),
-                             .created_ns = catalog_now()},
+                             .created_ns = catalog_now(),
+                             .pool_slots = pool_slots},
                     base, schema);
   } catch (...) {
     ::umask(old_mask);
@@ -368,13 +378,20 @@ void Store::note_base_written(const std::string& path, const std::string& what) 
 void Store::load() {
   layers_directory_.emplace(layers_path(facts_.directory), O_RDONLY | O_DIRECTORY, 0,
                             &options_.fault_hook);
-  layer_context_.emplace(LayerContext{.chunk = ChunkSize(facts_.chunk_size),
-                                      .directory = layers_path(facts_.directory),
-                                      .arena = arena_,
-                                      .catalog = *catalog_,
-                                      .hook = &options_.fault_hook,
-                                      .entries = &*layers_directory_,
-                                      .close_idle = [this] { return close_idle(); }});
+  policy_context_.emplace(PolicyContext{.chunk = ChunkSize(facts_.chunk_size),
+                                        .directory = layers_path(facts_.directory),
+                                        .arena = arena_,
+                                        .catalog = *catalog_,
+                                        .hook = &options_.fault_hook,
+                                        .entries = &*layers_directory_,
+                                        .pool = pool_file_.get(),
+                                        .close_idle = [this] { return close_idle(); }});
+  policy_at_work_ = policy_->open(*policy_context_);
+  if (Pool* const pool = policy_at_work_->pool(); pool != nullptr && pool->take_over_growth()) {
+    pool_has_grown_ = true;
+    options_.log->info("{}: has grown; it has {} bytes now", pool_title(pool_file_->path()),
+                       pool->space().total);
+  }
   image_context_.emplace(
       Image::Context{.base = base_.get(),
                      .chunk = ChunkSize(facts_.chunk_size),
@@ -406,7 +423,9 @@ void Store::load() {
       if (row.name) names->by_name.emplace(*row.name, row.id);
     }
   }
-  for (const uint64_t layer : catalog_->layers_without_file()) {
+  const std::vector<uint64_t> without_file =
+      policy_->file_per_layer ? catalog_->layers_without_file() : std::vector<uint64_t>();
+  for (const uint64_t layer : without_file) {
     throw Error::with_message(
         EUCLEAN, catalog_->path() + ": damaged: layer " + std::to_string(layer) +
                      " has a map that says it has data, and no CoW file that counts; put CoW file "
@@ -485,7 +504,7 @@ std::shared_ptr<Image> Store::make_image(const ImageRow& row, const LayerRow& la
         "with cowfs umount --force and a new mount",
         image_title(row.id, row.name), *layer.failure);
   }
-  return std::make_shared<Image>(*image_context_, row, policy_->make_layer(*layer_context_, layer),
+  return std::make_shared<Image>(*image_context_, row, policy_at_work_->layer(layer),
                                  layer.failure);
 }
 
@@ -544,6 +563,7 @@ void Store::rescue_catalog() {
 std::vector<std::string> Store::missing() {
   std::vector<std::string> paths;
   if (!catalog_->is_in_place()) paths.push_back(catalog_->path());
+  if (pool_file_ && !pool_file_->is_in_place()) paths.push_back(pool_file_->path());
   for (const LayerRow& layer : catalog_->layers()) {
     if (layer.has_file && !cow_file(facts_.directory, layer.id)) {
       paths.push_back(layers_path(facts_.directory) + "/" + std::to_string(layer.id) + ".cow");

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -25,6 +26,7 @@
 #include "store/live_memory.h"
 #include "store/map_arena.h"
 #include "store/policy.h"
+#include "store/pool_file.h"
 #include "store/reserve.h"
 #include "store/store_lock.h"
 
@@ -60,6 +62,8 @@ class Store {
     std::vector<std::string> allow_backing;  ///< see BaseOptions
     std::optional<uint32_t> chunk_size;      ///< refuse a store that has another; for making one
     std::optional<std::string> policy;       ///< likewise
+    std::optional<std::string> pool;         ///< where the pool lies, absolute; of a store with one
+    std::optional<uint64_t> pool_size;       ///< bytes; for making one in a file
     bool create = false;                     ///< make the store if there is none
     bool accept_changed_base = false;
     bool names_only = false;  ///< without the base, which may be gone: images can be found, removed
@@ -79,6 +83,7 @@ class Store {
     /// this object goes on where that one was killed.
     std::shared_ptr<LiveMemory> live = std::make_shared<LiveMemory>();
     const Schema* schema = &current_schema();
+    std::span<const Policy> policies = cowfs::policies();  ///< that there are
   };
 
   /// Opens the store, and with `create` makes it if it is not there. No repair is needed after a
@@ -116,7 +121,12 @@ class Store {
   void note_base_written(const std::string& path, const std::string& what);
   /// When that was, nanoseconds since the epoch.
   [[nodiscard]] std::optional<int64_t> base_written_ns() { return catalog_->base().written_ns; }
-  [[nodiscard]] Space space() const { return space_at(facts_.directory); }
+  /// Of what chunks are taken from: the pool, or the file system that the store lies on.
+  [[nodiscard]] Space space() const;
+  /// Of a store that has one, else null.
+  [[nodiscard]] Pool* pool() { return policy_at_work_->pool(); }
+  /// Whether the pool's device was larger, when the store was opened, than it had been.
+  [[nodiscard]] bool pool_has_grown() const { return pool_has_grown_; }
 
   // ---- images ----------------------------------------------------------------------------------
 
@@ -196,9 +206,23 @@ class Store {
   /// What a process before this one left in LiveMemory.
   void inherit();
   std::vector<std::shared_ptr<Image>> all_images();
+  /// Opens the pool, or makes its file, as far as that has to be done before confine.
+  void open_pool(bool there);
+  /// EINVAL if a pool was named for a policy that has none.
+  void require_pool_wanted() const;
+  /// How many slots a new pool will have. EINVAL if there is none for it.
+  [[nodiscard]] uint64_t plan_pool(ChunkSize chunk) const;
+  /// Makes room for them.
+  void make_pool(ChunkSize chunk, uint64_t slots);
+  /// Sees to it that the pool is this store's.
+  void use_pool();
+  void link_pool();
+  void unmake_pool();
   void remove_left_overs(const std::vector<LayerRow>& layers);
   /// Of a catalog that was deleted or replaced beneath this object.
   void rescue_catalog();
+  /// Part of a transaction: all that the catalog has of an image.
+  void take_from_catalog(Catalog::Change& change, const Image& image);
   std::shared_ptr<Image> make_image(const ImageRow& row, const LayerRow& layer);
   /// Whether the files that hold what is durable are still to be found; logs those that are not.
   void free_unlinked(Image& image);
@@ -226,8 +250,11 @@ class Store {
   StoreFacts facts_;
   std::optional<File> layers_directory_;
   std::optional<Image::Context> image_context_;
-  std::optional<LayerContext> layer_context_;
   const Policy* policy_ = nullptr;
+  std::unique_ptr<PoolFile> pool_file_;
+  std::optional<PolicyContext> policy_context_;
+  std::unique_ptr<StorePolicy> policy_at_work_;
+  bool pool_has_grown_ = false;
   bool made_here_ = false;
   bool log_is_astray_ = false;  // beside a catalog that it does not belong to
 
@@ -247,6 +274,14 @@ struct StoreSummary {
   std::optional<int64_t> base_written_ns;  ///< see Store
   std::vector<ImageRow> images;
   std::map<uint64_t, std::string> failures;  ///< by layer, of those that take no writes (I8)
+  struct PoolFacts {
+    std::string path;
+    bool is_device = false;
+    uint64_t size = 0;  ///< bytes
+    uint64_t free = 0;  ///< bytes
+  };
+  std::optional<PoolFacts> pool;            ///< of a store that has one
+  std::map<uint64_t, uint64_t> pool_bytes;  ///< by layer, of those that have chunks in it
   std::optional<Holder> holder;
 };
 StoreSummary summarize_store(const std::string& directory);

@@ -153,15 +153,16 @@ void Store::check_images_in_use(CheckReport& report, const Doubt& doubt) {
                   .kind = "missing_file",
                   .image = name,
                   .layer = entry.image->layer_id(),
-                  .what = "its CoW file " + entry.image->cow_path() +
+                  .what = "its CoW file " + entry.image->cow_path().value_or("") +
                           " is missing, and what was written with it",
                   .remedy = was_open ? kCopyOut : "put the CoW file back from a copy"});
     };
     try {
       const Image::Use image = entry.image->use();
+      const std::optional<std::string> path = image->cow_path();
       // What a failed image has in memory is not what it has on disk, and it was told of already.
       if (image->failed()) continue;
-      if (image->has_file() && !std::filesystem::exists(image->cow_path())) missing();
+      if (image->has_file() && path && !std::filesystem::exists(*path)) missing();
       image->check(
           report.options().repair && !doubt.about(entry.image->layer_id()),
           [&](const Flaw& flaw, bool repaired) { findings.add(flaw, repaired); },

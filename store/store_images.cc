@@ -86,8 +86,7 @@ std::shared_ptr<Image> Store::create(const NewImage& image, uint64_t request) {
     row.id = change.add_image(row);
     return row.id;
   });
-  std::shared_ptr<Image> made =
-      make_image(row, {.id = row.layer, .parent_limit = limit, .has_file = false});
+  std::shared_ptr<Image> made = make_image(row, {.id = row.layer, .parent_limit = limit});
   auto names = names_.lock();
   names->by_id.emplace(row.id, Entry{image.name, made});
   names->by_name.emplace(image.name, row.id);
@@ -102,7 +101,7 @@ void Store::remove(std::string_view name, uint64_t request) {
   try {
     change_names(request, [&](Catalog::Change& change) {
       if (idle) {
-        change.remove_image(image->id(), image->layer_id());
+        take_from_catalog(change, *image);
       } else {
         change.set_name(image->id(), std::nullopt);
       }
@@ -139,10 +138,14 @@ void Store::free_unlinked(Image& image) {
 void Store::forget(Image& image) {
   const std::shared_ptr<Image> keep = find(image.id());
   if (keep == nullptr) return;
-  catalog_->change(
-      [&](Catalog::Change& change) { change.remove_image(image.id(), image.layer_id()); });
+  catalog_->change([&](Catalog::Change& change) { take_from_catalog(change, image); });
   names_.lock()->by_id.erase(image.id());
   remove_files(image, image_title(image.id(), std::nullopt));
+}
+
+void Store::take_from_catalog(Catalog::Change& change, const Image& image) {
+  policy_at_work_->forget(change, image.layer_id());
+  change.remove_image(image.id(), image.layer_id());
 }
 
 bool Store::has_name(const Image& image) {
@@ -180,7 +183,7 @@ void Store::rename(std::string_view from, std::string_view to, Rename how, uint6
       if (target != nullptr) change.set_name(target->id(), std::nullopt);
       change.set_name(source->id(), std::string(to));
       if (exchange) change.set_name(target->id(), std::string(from));
-      if (idle) change.remove_image(target->id(), target->layer_id());
+      if (idle) take_from_catalog(change, *target);
       return 0;
     });
   } catch (...) {

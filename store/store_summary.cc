@@ -1,5 +1,6 @@
 // What can be said of a store, of one that is not open for writing too.
 
+#include <algorithm>
 #include <filesystem>
 
 #include "store/layout.h"
@@ -30,23 +31,51 @@ StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
   return facts;
 }
 
+namespace {
+
+StoreSummary::PoolFacts pool_facts(const StoreFacts& facts, Catalog& catalog) {
+  const ChunkSize chunk(facts.chunk_size);
+  uint64_t used = 0;
+  catalog.load_used_slots([&used](SlotRun run) { used += run.count; });
+  const uint64_t slots = catalog.pool_slots();
+  const std::string path = pool_path(facts.directory);
+  std::error_code error;
+  const fs::path real = fs::canonical(path, error);
+  return {.path = error ? path : real.string(),
+          .is_device = fs::is_block_file(path, error),
+          .size = chunk.offset_of(slots),
+          .free = chunk.offset_of(slots - std::min(used, slots))};
+}
+
+}  // namespace
+
 StoreSummary summarize_store(const std::string& directory) {
   if (!fs::is_directory(directory)) throw Error(ENOTDIR, "store " + directory);
   const StoreLook look(directory);
   if (look.holder() && writing_mode(directory) == Database::Mode::read_write_alone) {
-    return {
-        .facts = {}, .base_written_ns = {}, .images = {}, .failures = {}, .holder = look.holder()};
+    StoreSummary summary;
+    summary.holder = look.holder();
+    return summary;
   }
   Catalog catalog(catalog_path(directory),
                   look.holder() ? Database::Mode::read_only : Database::Mode::at_rest);
+  StoreFacts facts = facts_of(directory, catalog);
   std::map<uint64_t, std::string> failures;
+  std::map<uint64_t, uint64_t> pool_bytes;
   for (const LayerRow& layer : catalog.layers()) {
     if (layer.failure) failures.emplace(layer.id, *layer.failure);
+    if (layer.own_chunks > 0) {
+      pool_bytes.emplace(layer.id, ChunkSize(facts.chunk_size).offset_of(layer.own_chunks));
+    }
   }
-  return {.facts = facts_of(directory, catalog),
+  std::optional<StoreSummary::PoolFacts> pool;
+  if (find_policy(facts.policy).has_pool) pool = pool_facts(facts, catalog);
+  return {.facts = std::move(facts),
           .base_written_ns = catalog.base().written_ns,
           .images = catalog.images(),
           .failures = std::move(failures),
+          .pool = std::move(pool),
+          .pool_bytes = std::move(pool_bytes),
           .holder = look.holder()};
 }
 

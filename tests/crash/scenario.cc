@@ -5,12 +5,19 @@
 #include <cerrno>
 #include <random>
 
+#include "store/policy.h"
+
 namespace cowfs::crash {
 namespace {
 
 class Maker {
  public:
-  explicit Maker(uint64_t seed) : random_(seed) { scenario_.seed = seed; }
+  explicit Maker(uint64_t seed) : random_(seed) {
+    scenario_.seed = seed;
+    // Each policy with all that the others have to go through.
+    constexpr uint64_t kMix = 0x9e3779b97f4a7c15;
+    scenario_.policy = policies()[(seed * kMix >> 32U) % policies().size()].name;
+  }
 
   Scenario make() {
     static constexpr std::array<uint32_t, 6> kChunks{4096, 4096, 4096, 4096, 8192, 16384};
@@ -221,7 +228,8 @@ std::string Step::text() const {
 
 std::string Scenario::text() const {
   std::string text = "base of " + std::to_string(base_size) + " bytes, chunks of " +
-                     std::to_string(chunk_size) + (with_making ? ", store made in the run" : "") +
+                     std::to_string(chunk_size) + ", policy " + policy +
+                     (with_making ? ", store made in the run" : "") +
                      (reflinks ? ", reflinks" : "") + "\n";
   if (fault) text += "    " + fault->text() + "\n";
   for (const Step& step : steps) text += "    " + step.text() + "\n";

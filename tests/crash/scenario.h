@@ -54,6 +54,7 @@ struct Scenario {
   uint64_t seed = 0;
   uint64_t base_size = 0;
   uint32_t chunk_size = 0;
+  std::string policy = "sparse";
   bool with_making = false;  ///< the store's making is a part of the run
   bool reflinks = false;     ///< the host's file system has them
   std::vector<Step> steps;

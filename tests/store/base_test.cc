@@ -1,5 +1,3 @@
-#include "store/base_verdict.h"
-
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -11,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "store/base_verdict.h"
 #include "tests/store/support.h"
 
 namespace cowfs::test {

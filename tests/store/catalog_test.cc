@@ -54,7 +54,7 @@ class CatalogTest : public ::testing::Test {
   std::map<uint64_t, MapBits> pages(Catalog& catalog, uint64_t layer, uint64_t first = 0,
                                     uint64_t count = 1 << 20) {
     std::map<uint64_t, MapBits> found;
-    catalog.load_pages(layer, first, count,
+    catalog.load_pages(layer, first, count, valid,
                        [&](uint64_t page, const MapBits& bits) { found[page] = bits; });
     return found;
   }
@@ -261,9 +261,9 @@ TEST_F(CatalogTest, ThrowingReceiverLeavesNoReadUnderWay) {
     for (uint64_t page = 0; page < 10; ++page) change.put_page(1, page, MapBits{1});
     change.commit();
   }
-  EXPECT_THROW(
-      catalog.load_pages(1, 0, 10, [](uint64_t, const MapBits&) { throw Error(ENOMEM, "x"); }),
-      Error);
+  EXPECT_THROW(catalog.load_pages(1, 0, 10, valid,
+                                  [](uint64_t, const MapBits&) { throw Error(ENOMEM, "x"); }),
+               Error);
   {
     Catalog::Change change(catalog);
     change.put_page(1, 3, MapBits{2});

@@ -13,6 +13,10 @@ TEST(Policy, SparseIsThereWithChunksOf4KiB) {
   EXPECT_EQ(find_policy("sparse").default_chunk_size, 4096U);
 }
 
+TEST(Policy, PoolIsThereWithChunksOf64KiB) {
+  EXPECT_EQ(find_policy("pool").default_chunk_size, 65536U);
+}
+
 TEST(Policy, UnknownOneIsRefusedAndTheKnownAreNamed) {
   const Error error = error_of([] { find_policy("dense"); });
   EXPECT_EQ(error.code(), EINVAL);
@@ -23,7 +27,7 @@ TEST(Policy, EachHasANameAValidChunkSizeAndAMaker) {
   for (const Policy& policy : policies()) {
     EXPECT_FALSE(policy.name.empty());
     EXPECT_TRUE(ChunkSize::valid(policy.default_chunk_size));
-    EXPECT_NE(policy.make_layer, nullptr);
+    EXPECT_NE(policy.open, nullptr);
     EXPECT_EQ(&find_policy(policy.name), &policy);
   }
 }

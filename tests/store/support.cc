@@ -16,6 +16,7 @@
 #include "store/catalog.h"
 #include "store/chunk_map.h"
 #include "store/db.h"
+#include "store/slot_map.h"
 
 namespace cowfs::test {
 
@@ -102,11 +103,18 @@ void Faults::set(Handler handler) {
   handler_ = std::move(next);
 }
 
+std::string policy_of_environment() {
+  const char* const policy = std::getenv("COWFS_TEST_POLICY");
+  return policy != nullptr ? policy : "sparse";
+}
+
 Store::Options StoreFixture::options() {
   Store::Options options;
   options.directory = store_path();
   options.base_path = base_path();
   options.chunk_size = chunk_size_;
+  options.policy = policy_;
+  if (policy_ == "pool") options.pool_size = pool_size_;
   options.create = true;
   options.log = test_log();
   options.fault_hook = faults_.hook();
@@ -154,20 +162,35 @@ void write(Image& image, uint64_t offset, const Bytes& bytes) { image.write(byte
 std::string map_on_disk(const std::string& catalog_path, uint64_t layer, uint64_t count) {
   std::string text(count, '.');
   Catalog catalog(catalog_path, Database::Mode::read_only);
-  catalog.load_pages(layer, 0, count / kChunksPerPage + 1, [&](uint64_t page, const MapBits& bits) {
-    for (uint64_t i = 0; i < kChunksPerPage; ++i) {
-      const uint64_t chunk = page * kChunksPerPage + i;
-      if (chunk >= count) break;
-      const uint64_t state = (bits[i / 32] >> (2 * (i % 32))) & 3;
-      text[chunk] = ".pz?"[state];
-    }
-  });
+  if (find_policy(catalog.store().policy).map_bits == SlotMap::kBits) {
+    const auto any = [](const MapBits&) { return true; };
+    catalog.load_pages(layer, 0, count / SlotMap::kChunksInPage + 1, any,
+                       [&](uint64_t page, const MapBits& bits) {
+                         for (uint64_t i = 0; i < SlotMap::kChunksInPage; ++i) {
+                           const uint64_t chunk = page * SlotMap::kChunksInPage + i;
+                           if (chunk >= count) break;
+                           const ChunkState state = SlotMap::state_of(SlotMap::entry(bits, i));
+                           text[chunk] = ".pz"[static_cast<size_t>(state)];
+                         }
+                       });
+    return text;
+  }
+  catalog.load_pages(layer, 0, count / kChunksPerPage + 1, valid,
+                     [&](uint64_t page, const MapBits& bits) {
+                       for (uint64_t i = 0; i < kChunksPerPage; ++i) {
+                         const uint64_t chunk = page * kChunksPerPage + i;
+                         if (chunk >= count) break;
+                         const uint64_t state = (bits[i / 32] >> (2 * (i % 32))) & 3;
+                         text[chunk] = ".pz?"[state];
+                       }
+                     });
   return text;
 }
 
 const char* const kBackToVersion2 =
     "DROP TABLE backing; ALTER TABLE base DROP COLUMN format; ALTER TABLE base DROP COLUMN "
-    "snapshot; ALTER TABLE base DROP COLUMN virtual_size; PRAGMA user_version = 2;";
+    "snapshot; ALTER TABLE base DROP COLUMN virtual_size; ALTER TABLE layer DROP COLUMN "
+    "own_chunks; DROP TABLE pool; DROP TABLE pool_page; PRAGMA user_version = 2;";
 
 const char* const kStoreWithoutConditions =
     "CREATE TABLE plain (id INTEGER PRIMARY KEY CHECK (id = 1), uuid TEXT NOT NULL, chunk_size "

@@ -77,6 +77,9 @@ class Faults {
   std::shared_ptr<const Handler> handler_;
 };
 
+/// The policy that COWFS_TEST_POLICY names, or the default.
+std::string policy_of_environment();
+
 /// A base and a store over it in a temporary directory.
 class StoreFixture : public ::testing::Test {
  protected:
@@ -114,6 +117,7 @@ class StoreFixture : public ::testing::Test {
   [[nodiscard]] Bytes over_base(uint64_t offset, const Bytes& bytes) const;
   /// The image in use; makes it if there is none.
   Image::Use use(const std::string& name, bool empty = false);
+  [[nodiscard]] std::string pool_path() const { return store_path() + "/pool"; }
   /// What the catalog says of its first `count` chunks, after a flush.
   [[nodiscard]] std::string map(const Image::Use& image, uint64_t count = 18) const;
 
@@ -121,6 +125,9 @@ class StoreFixture : public ::testing::Test {
   Bytes base_content_;
   Faults faults_;
   std::optional<uint32_t> chunk_size_ = kChunk;
+  /// COWFS_TEST_POLICY has another: suites that hold for all policies are run for each.
+  std::string policy_ = policy_of_environment();
+  uint64_t pool_size_ = 48 << 20;  // small, since tests look at all of it
   std::unique_ptr<Store> store_;
 };
 

@@ -255,10 +255,10 @@ TEST_F(TakeOver, WhatCannotHaveBeenLeftMakesTheImageFail) {
     use->write(filled(4096, 7), 0);
     use->flush();
     use->write(filled(4096, 8), 4096);
-    // State 3, which no chunk has.
+    // State 3, which no chunk has, or a slot that no pool has.
     LiveMemory memory(memory_);
     auto* const words = static_cast<uint64_t*>(memory.map_segment(LiveMemory::Region::maps, 0));
-    words[64] = ~uint64_t{0};  // slot 1
+    words[64] = policy_ == "pool" ? 0xfffffffefffffffe : ~uint64_t{0};  // slot 1
     ::kill(::getpid(), SIGKILL);
   }
   int status = 0;

@@ -1,0 +1,150 @@
+#include "store/pool.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "cmd/command.h"
+#include "cmd/command_line.h"
+#include "cmd/facts.h"
+#include "cmd/sizes.h"
+#include "cmd/target.h"
+#include "fs/control.h"
+#include "store/error.h"
+
+namespace cowfs {
+namespace {
+
+constexpr HelpTexts kHelp{
+    .command = "pool",
+    .usage = "[OPTION]... info|grow MOUNT|STORE [SIZE]",
+    .what =
+        "Tells of the pool in which a store of policy pool keeps what its machines write, or makes "
+        "it\nlarger: a file to SIZE; a block device that has grown is taken over without SIZE.",
+    .examples =
+        "  cowfs pool info /mnt/vms\n"
+        "  cowfs pool grow /mnt/vms 200G\n"
+        "  cowfs pool grow /srv/base.img.cowfs 200G\n"};
+
+[[noreturn]] void refuse_without_pool(const std::string& path, const std::string& policy) {
+  throw Error::with_message(
+      EOPNOTSUPP, path + ": has no pool: its policy is " + policy +
+                      "; a pool comes with --policy pool, when a store is made by cowfs mount");
+}
+
+std::optional<MountEntry> cowfs_mount_at(const std::string& path) {
+  const std::optional<MountEntry> mount = mount_at(followed_path(path));
+  return mount && is_cowfs(*mount) ? mount : std::nullopt;
+}
+
+void require_store(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) throw Error{errno, path};
+  require_right_to(path);
+  if (!std::filesystem::exists(path + "/catalog.db")) {
+    throw Error::with_message(ENOTTY, path + ": is neither a mount point nor a store");
+  }
+}
+
+Json facts_of_pool(const std::string& path) {
+  Json json;
+  std::string policy;
+  if (const std::optional<MountEntry> mount = cowfs_mount_at(path)) {
+    const nlohmann::json facts = mount_facts(*mount);
+    json = facts.value("pool", nlohmann::json());
+    policy = facts.at("policy");
+  } else {
+    require_store(path);
+    const StoreSummary summary = read_store(path, true);
+    json = pool_json(summary);
+    policy = summary.facts.policy;
+  }
+  if (json.is_null()) refuse_without_pool(path, policy);
+  const auto size = json.at("size").get<uint64_t>();
+  const auto free = json.at("free_bytes").get<uint64_t>();
+  Json ordered{{"pool", json.at("path")},
+               {"device", json.at("device")},
+               {"size", size},
+               {"used_bytes", size - free},
+               {"free_bytes", free},
+               {"used_percent", private_percent(size - free, size)}};
+  return ordered;
+}
+
+void print_text(const Json& json) {
+  const auto size = [&](const char* key) {
+    const auto bytes = json.at(key).get<uint64_t>();
+    return fmt::format("{} ({} bytes)", format_size(bytes), bytes);
+  };
+  fmt::print("{:<15} {}\n", "pool", json.at("pool").get<std::string>());
+  fmt::print("{:<15} {}\n", "kind", json.at("device").get<bool>() ? "block device" : "file");
+  fmt::print("{:<15} {}\n", "size", size("size"));
+  fmt::print("{:<15} {}, {:.1f}%\n", "used", size("used_bytes"),
+             json.at("used_percent").get<double>());
+  fmt::print("{:<15} {}\n", "free", size("free_bytes"));
+}
+
+void grow(const std::string& path, std::optional<uint64_t> bytes) {
+  if (const std::optional<MountEntry> mount = cowfs_mount_at(path)) {
+    const nlohmann::json facts = mount_facts(*mount);
+    if (facts.value("pool", nlohmann::json()).is_null()) refuse_without_pool(path, facts["policy"]);
+    nlohmann::json answer;
+    try {
+      answer = ask_server(
+          mount->point,
+          {{"ask", "grow_pool"}, {"bytes", bytes ? nlohmann::json(*bytes) : nlohmann::json()}});
+    } catch (const Error& error) {
+      if (error.code() != EPERM) throw;
+      throw Error::with_message(
+          EPERM, path + ": only root and the user that mounted it may enlarge its pool");
+    }
+    if (answer.contains("error")) {
+      throw Error::with_message(answer.at("code"), answer.at("error").get<std::string>());
+    }
+    return;
+  }
+  require_store(path);
+  const std::unique_ptr<Store> store = open_store(path, "pool", Needs::names);
+  if (store->pool() == nullptr) refuse_without_pool(path, store->facts().policy);
+  // A device that has grown was taken over when the store was opened.
+  if (bytes || !store->pool_has_grown()) store->pool()->grow(bytes);
+  close_store(*store);
+}
+
+}  // namespace
+
+int run_pool(const Arguments& arguments) {
+  std::string what;
+  std::string path;
+  std::string size;
+  bool as_json = false;
+  CommandLine line(kHelp);
+  line.argument("ACTION", what, "info: tell of it; grow: make it larger");
+  line.argument("MOUNT|STORE", path, "a mount point, or the directory of a store");
+  line.argument("SIZE", size, "of a pool in a file: bytes, or with K, M, G, T",
+                CommandLine::Needed::no);
+  line.flag("--json", as_json, "print JSON; cowfs-pool(1) has the keys");
+  if (!line.parse(arguments)) return kDone;
+  if (what == "info") {
+    if (!size.empty()) throw UsageError("pool info takes no SIZE");
+  } else if (what == "grow") {
+    grow(path, size.empty() ? std::nullopt : std::optional(parse_size(size)));
+  } else {
+    throw UsageError("'" + what + "': there is info and grow");
+  }
+  if (what == "grow" && !as_json) return kDone;
+  const Json facts = facts_of_pool(path);
+  if (as_json) {
+    print_json(facts);
+  } else {
+    print_text(facts);
+  }
+  return kDone;
+}
+
+}  // namespace cowfs

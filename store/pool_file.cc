@@ -1,0 +1,243 @@
+// What a pool begins with
+//
+//   offset  bytes
+//        0     16  "cowfs pool", then zeros
+//       16      4  version of this layout: 1
+//       20      4  chunk size in bytes
+//       24      8  offset of the first slot in bytes: 2 MiB
+//       32     36  the store's UUID, as text
+//       68         zeros
+//     4080     16  XXH3-128 over all before it, canonical
+//
+// Integers are little-endian. Slot n lies at 2 MiB + n * chunk size. Every byte of the first 4 KiB
+// counts, so whatever mkfs(8), mkswap(8), a partition table or LVM puts there is seen. Which slots
+// are in use, and how many there are, the catalog says alone.
+
+#include "store/pool_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <string_view>
+#include <vector>
+
+#include "store/error.h"
+#include "store/names.h"
+
+namespace cowfs {
+namespace {
+
+constexpr std::string_view kPoolMagic("cowfs pool\0\0\0\0\0\0", 16);
+constexpr uint32_t kPoolVersion = 1;
+constexpr size_t kVersionAt = 16;
+constexpr size_t kChunkSizeAt = 20;
+constexpr size_t kDataOffsetAt = 24;
+constexpr size_t kUuidAt = 32;
+constexpr size_t kUuidLength = 36;
+constexpr size_t kHashLength = 16;
+constexpr size_t kHashAt = kPoolHeaderSize - kHashLength;
+
+template <typename T>
+void put_little(std::span<std::byte> bytes, size_t at, T value) {
+  for (size_t i = 0; i < sizeof(T); ++i) {
+    bytes[at + i] = static_cast<std::byte>(static_cast<uint64_t>(value) >> (8 * i));
+  }
+}
+
+template <typename T>
+T get_little(std::span<const std::byte> bytes, size_t at) {
+  uint64_t value = 0;
+  for (size_t i = sizeof(T); i-- > 0;)
+    value = value << 8U | std::to_integer<uint64_t>(bytes[at + i]);
+  return static_cast<T>(value);
+}
+
+XXH128_canonical_t hash_of(std::span<const std::byte> header) {
+  XXH128_canonical_t hash;
+  XXH128_canonicalFromHash(&hash, XXH3_128bits(header.data(), kHashAt));
+  return hash;
+}
+
+File open_pool(const std::string& path, PoolFile::Access access, const FaultHook* hook,
+               bool& made) {
+  const bool writes = access != PoolFile::Access::read;
+  struct stat status {};
+  const bool there = ::stat(path.c_str(), &status) == 0;
+  if (!there && (errno != ENOENT || access != PoolFile::Access::create)) {
+    throw Error(errno, pool_title(path));
+  }
+  if (there && !S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+    throw Error::with_message(EINVAL,
+                              pool_title(path) + ": is neither a regular file nor a block device");
+  }
+  int flags = writes ? O_RDWR : O_RDONLY;
+  if (!there) flags |= O_CREAT | O_EXCL;
+  // Of a device: nobody has it mounted, and nobody else takes it for his own.
+  if (there && S_ISBLK(status.st_mode) && writes) flags |= O_EXCL;
+  try {
+    File file(path, flags, 0600, hook);
+    made = !there;
+    return file;
+  } catch (const Error& error) {
+    if (error.code() != EBUSY) throw Error(error.code(), pool_title(path));
+    throw Error::with_message(
+        EBUSY, pool_title(path) + ": is in use: mounted, or another program's (see lsblk(8))");
+  }
+}
+
+}  // namespace
+
+std::string pool_title(const std::string& path) { return "pool " + path; }
+std::string pool_path(const std::string& directory) { return directory + "/pool"; }
+
+std::array<std::byte, kPoolHeaderSize> pack(const PoolHeader& header) {
+  std::array<std::byte, kPoolHeaderSize> bytes{};
+  std::memcpy(bytes.data(), kPoolMagic.data(), kPoolMagic.size());
+  put_little(bytes, kVersionAt, kPoolVersion);
+  put_little(bytes, kChunkSizeAt, header.chunk_size);
+  put_little(bytes, kDataOffsetAt, kPoolDataOffset);
+  std::memcpy(&bytes[kUuidAt], header.uuid.data(), std::min(header.uuid.size(), kUuidLength));
+  const XXH128_canonical_t hash = hash_of(bytes);
+  std::memcpy(&bytes[kHashAt], hash.digest, kHashLength);
+  return bytes;
+}
+
+PoolHeader unpack_pool_header(std::span<const std::byte> bytes) {
+  if (bytes.size() < kPoolHeaderSize ||
+      std::memcmp(bytes.data(), kPoolMagic.data(), kPoolMagic.size()) != 0) {
+    throw Error::with_message(EUCLEAN, "does not begin as a pool does");
+  }
+  if (const auto version = get_little<uint32_t>(bytes, kVersionAt); version != kPoolVersion) {
+    throw Error::with_message(EPROTONOSUPPORT, "has version " + std::to_string(version) +
+                                                   ", this program knows version 1 only");
+  }
+  const XXH128_canonical_t hash = hash_of(bytes);
+  if (std::memcmp(&bytes[kHashAt], hash.digest, kHashLength) != 0 ||
+      get_little<uint64_t>(bytes, kDataOffsetAt) != kPoolDataOffset) {
+    throw Error::with_message(EUCLEAN, "its first 4 KiB are not what was written there");
+  }
+  const auto* uuid = reinterpret_cast<const char*>(&bytes[kUuidAt]);
+  return {.uuid = std::string(uuid, kUuidLength),
+          .chunk_size = get_little<uint32_t>(bytes, kChunkSizeAt)};
+}
+
+PoolFile::PoolFile(const std::string& path, Access access, const FaultHook* hook)
+    : file_(open_pool(path, access, hook, made_here_)),
+      is_device_(S_ISBLK(file_.status().st_mode)) {}
+
+bool PoolFile::is_blank() const {
+  if (!is_device_) return !file_.next_data(0).has_value();
+  return all_zero(0, kPoolDataOffset);
+}
+
+bool PoolFile::is_new(const PoolHeader& header) const {
+  constexpr size_t kSector = 512;
+  const bool rest_is_blank = is_device_ ? all_zero(kPoolHeaderSize, kPoolDataOffset)
+                                        : !file_.next_data(kPoolHeaderSize).has_value();
+  if (!rest_is_blank) return false;
+  const auto wanted = pack(header);
+  std::array<std::byte, kPoolHeaderSize> found{};
+  static_cast<void>(file_.read(found, 0));
+  for (size_t at = 0; at < kPoolHeaderSize; at += kSector) {
+    const auto sector = std::span(found).subspan(at, kSector);
+    const bool blank = std::all_of(sector.begin(), sector.end(),
+                                   [](std::byte byte) { return byte == std::byte{}; });
+    if (!blank && !std::equal(sector.begin(), sector.end(), wanted.begin() + at)) return false;
+  }
+  return true;
+}
+
+bool PoolFile::all_zero(uint64_t from, uint64_t to) const {
+  std::vector<std::byte> bytes(static_cast<size_t>(to - from));
+  const size_t length = file_.read(bytes, from);
+  return std::all_of(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(length),
+                     [](std::byte byte) { return byte == std::byte{}; });
+}
+
+void PoolFile::require_blank() const {
+  if (is_blank()) return;
+  std::string what = is_device_ ? "holds something: its first 2 MiB are not zeros"
+                                : "holds something: the file is not empty";
+  try {
+    std::array<std::byte, kPoolHeaderSize> bytes{};
+    const size_t length = file_.read(bytes, 0);
+    what = "is the pool of the store with UUID " +
+           printable(unpack_pool_header(std::span(bytes).first(length)).uuid);
+  } catch (const Error&) {
+    // Somebody else's.
+  }
+  const std::string way = is_device_ ? "clear it with `dd if=/dev/zero of=" + path() +
+                                           " bs=1M count=2`, or `blkdiscard`"
+                                     : std::string("remove it, or name another");
+  throw Error::with_message(
+      EEXIST, pool_title(path()) + ": " + what + "; if that is of no use any more, " + way);
+}
+
+void PoolFile::write_header(const PoolHeader& header) const {
+  file_.write(pack(header), 0);
+  file_.sync();
+}
+
+void PoolFile::write_blank() const {
+  file_.write(std::array<std::byte, kPoolHeaderSize>{}, 0);
+  file_.sync();
+}
+
+void PoolFile::require(const PoolHeader& expected) const {
+  std::array<std::byte, kPoolHeaderSize> bytes{};
+  const size_t length = file_.read(bytes, 0);
+  PoolHeader found;
+  try {
+    found = unpack_pool_header(std::span(bytes).first(length));
+  } catch (const Error& error) {
+    throw Error::with_message(error.code() == EPROTONOSUPPORT ? EPROTONOSUPPORT : EUCLEAN,
+                              pool_title(path()) + ": " + error.what() +
+                                  ": it is another file or device, or somebody wrote to it (mkfs, "
+                                  "say); name the right one with --pool");
+  }
+  if (found.uuid != expected.uuid) {
+    throw Error::with_message(EUCLEAN, pool_title(path()) + ": belongs to another store, of UUID " +
+                                           printable(found.uuid) + ", not " + expected.uuid +
+                                           "; name the right one with --pool");
+  }
+  if (found.chunk_size != expected.chunk_size) {
+    throw Error::with_message(
+        EUCLEAN, pool_title(path()) + ": has chunks of " + std::to_string(found.chunk_size) +
+                     " bytes, and the catalog says " + std::to_string(expected.chunk_size));
+  }
+}
+
+bool PoolFile::is_in_place() const {
+  struct stat now {};
+  const struct stat opened = file_.status();
+  return ::stat(path().c_str(), &now) == 0 && now.st_dev == opened.st_dev &&
+         now.st_ino == opened.st_ino;
+}
+
+uint64_t PoolFile::slots_that_fit(ChunkSize chunk) const {
+  const uint64_t size = file_.size();
+  return size < kPoolDataOffset ? 0 : chunk.chunk_of(size - kPoolDataOffset);
+}
+
+uint64_t PoolFile::require_room(uint64_t slots, ChunkSize chunk) const {
+  const uint64_t fit = slots_that_fit(chunk);
+  if (fit >= slots) return slots;
+  throw Error::with_message(
+      EUCLEAN, pool_title(path()) + ": damaged: it has become shorter: it has room for " +
+                   std::to_string(fit) + " chunks, and had for " + std::to_string(slots));
+}
+
+void PoolFile::make_room(uint64_t slots, ChunkSize chunk) const {
+  if (is_device_) {
+    throw Error::with_message(EINVAL, pool_title(path()) + ": is a device: it has the size it has");
+  }
+  file_.truncate(offset_of(slots, chunk));
+  file_.sync();
+}
+
+}  // namespace cowfs

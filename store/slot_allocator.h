@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "store/slot_map.h"
+
+namespace cowfs {
+
+/// Which slots of a pool are taken, in memory: one bit each, and a count for each region. A slot is
+/// taken from the moment on at which it is given to a layer, long before a commit says so, and free
+/// only when the commit that freed it is durable and nobody can be at it any more (I5).
+/// Thread-safe.
+///
+/// A layer that goes on writing gets the slots that follow its last ones. One that begins somewhere
+/// gets a region that nobody has begun, so that what several write at once does not mix; once there
+/// is none left any free slot will do.
+class SlotAllocator {
+ public:
+  /// `region`: slots, a multiple of 64.
+  SlotAllocator(uint64_t slots, uint64_t region);
+
+  /// Takes [run.first, run.first + run.count); false, with nothing taken, if one of them is taken
+  /// already or there is no such slot.
+  [[nodiscard]] bool claim(SlotRun run);
+  /// At most `want` > 0 neighbouring slots, from the first of `goals` on that is free, if one is.
+  /// None: all slots are taken.
+  [[nodiscard]] std::optional<SlotRun> allocate(uint64_t want, std::span<const uint64_t> goals);
+  /// Gives taken ones back.
+  void release(std::span<const SlotRun> runs);
+  /// There are so many now, no fewer than before.
+  void grow(uint64_t slots);
+
+  [[nodiscard]] uint64_t slots();
+  [[nodiscard]] uint64_t free_slots();
+
+ private:
+  static constexpr uint64_t kWordSlots = 64;
+
+  [[nodiscard]] bool taken(uint64_t slot) const {
+    return (words_[slot / kWordSlots] >> (slot % kWordSlots) & 1U) != 0;
+  }
+  void set(uint64_t slot, bool taken);
+  /// Takes what is free from `first` on, at most `want`.
+  [[nodiscard]] SlotRun take_from(uint64_t first, uint64_t want);
+  [[nodiscard]] std::optional<uint64_t> untouched_region();
+  [[nodiscard]] std::optional<uint64_t> first_free();
+  [[nodiscard]] uint64_t region_size(uint64_t region) const;
+
+  const uint64_t region_;
+  std::mutex mutex_;  // guards what follows
+  uint64_t slots_ = 0;
+  uint64_t free_ = 0;
+  std::vector<uint64_t> words_;
+  std::vector<uint64_t> taken_in_;  // of each region
+  uint64_t untouched_ = 0;          // regions of which nothing is taken
+  uint64_t cursor_ = 0;             // region
+};
+
+}  // namespace cowfs

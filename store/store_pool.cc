@@ -1,0 +1,151 @@
+// The pool of a store: found, made, and held against the catalog.
+//
+// STORE/pool is the pool, or a symbolic link to the file or device that was named with --pool. What
+// lies elsewhere has to be opened before the process gives up all but the store (Options::confine),
+// so it is opened before anything is known of it, and used only after its header was read.
+//
+// A new pool is blank until the catalog is there; whoever opens the store then finds it blank, with
+// a catalog that names no slot of it, and writes the header. So a making that was cut short leaves
+// nothing that has to be cleaned up, half a header neither, and a pool with a whole one is always
+// somebody's.
+
+#include <fcntl.h>
+#include <spdlog/logger.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "store/error.h"
+#include "store/layout.h"
+#include "store/pool.h"
+#include "store/store.h"
+
+namespace cowfs {
+namespace {
+
+/// As large as a file can be on every host that has no limit below it (ext4).
+constexpr uint64_t kLargestPoolFile = uint64_t{15} << 40;
+
+bool exists(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
+}  // namespace
+
+Space Store::space() const { return policy_at_work_->space().value_or(space_at(facts_.directory)); }
+
+void Store::open_pool(bool there) {
+  const std::string own = pool_path(options_.directory);
+  const FaultHook* hook = &options_.fault_hook;
+  const bool is_new = options_.create && !exists(catalog_path(options_.directory));
+  if (is_new) require_pool_wanted();
+  if (!options_.pool) {
+    if (there && exists(own)) {
+      // By the name of what the link leads to: that is what people know it by.
+      const std::string path = std::filesystem::canonical(own);
+      pool_file_ = std::make_unique<PoolFile>(path, PoolFile::Access::write, hook);
+    }
+    return;
+  }
+  pool_file_ = std::make_unique<PoolFile>(
+      *options_.pool, is_new ? PoolFile::Access::create : PoolFile::Access::write, hook);
+  if (is_new) pool_file_->require_blank();
+  if (pool_file_->made_here()) sync_entry(*options_.pool);
+}
+
+void Store::require_pool_wanted() const {
+  if (!options_.pool && !options_.pool_size) return;
+  const Policy& policy = find_policy(options_.policy.value_or("sparse"), options_.policies);
+  if (policy.has_pool) return;
+  throw Error::with_message(EINVAL, "policy " + std::string(policy.name) +
+                                        ": has no pool; --pool and --pool-size go with "
+                                        "--policy pool");
+}
+
+uint64_t Store::plan_pool(ChunkSize chunk) const {
+  const std::string title =
+      pool_title(pool_file_ ? pool_file_->path() : pool_path(options_.directory));
+  uint64_t slots = 0;
+  if (pool_file_ && pool_file_->is_device()) {
+    if (options_.pool_size) {
+      throw Error::with_message(
+          EINVAL, title + ": is a device: it has the size it has, and takes none (--pool-size)");
+    }
+    slots = pool_file_->slots_that_fit(chunk);
+  } else {
+    const std::string place =
+        pool_file_ ? pool_file_->path()
+                   : std::filesystem::path(options_.directory).parent_path().string();
+    slots = chunk.chunk_of(
+        options_.pool_size.value_or(std::min(space_at(place).available, kLargestPoolFile)));
+  }
+  if (slots == 0) {
+    throw Error::with_message(
+        EINVAL, title + ": is too small: it has no room for one chunk, besides its first 2 MiB");
+  }
+  return std::min(slots, SlotMap::kMostSlots);
+}
+
+void Store::make_pool(ChunkSize chunk, uint64_t slots) {
+  if (!pool_file_) {
+    pool_file_ = std::make_unique<PoolFile>(pool_path(options_.directory), PoolFile::Access::create,
+                                            &options_.fault_hook);
+  }
+  pool_file_->require_blank();
+  if (!pool_file_->is_device()) pool_file_->make_room(slots, chunk);
+  link_pool();
+}
+
+void Store::link_pool() {
+  if (!options_.pool) return;
+  const std::string own = pool_path(options_.directory);
+  std::error_code ignored;
+  if (std::filesystem::equivalent(own, *options_.pool, ignored)) return;
+  const std::string draft = own + ".new";
+  remove_file(draft);
+  if (::symlink(options_.pool->c_str(), draft.c_str()) != 0 ||
+      ::rename(draft.c_str(), own.c_str()) != 0) {
+    throw Error{errno, "make the link " + own};
+  }
+  sync_entry(own);
+}
+
+void Store::use_pool() {
+  if (!policy_->has_pool) {
+    if (options_.pool || options_.pool_size) {
+      throw Error::with_message(
+          EINVAL, "store " + facts_.directory + ": has policy " + facts_.policy + ", and no pool");
+    }
+    pool_file_.reset();
+    return;
+  }
+  if (!pool_file_) {
+    throw Error::with_message(EUCLEAN, "store " + facts_.directory + ": its pool " +
+                                           pool_path(facts_.directory) +
+                                           " is missing, and all that the machines wrote with it; "
+                                           "name it with --pool if it lies elsewhere now");
+  }
+  const PoolHeader header{.uuid = facts_.uuid, .chunk_size = facts_.chunk_size};
+  bool used = false;
+  catalog_->load_used_slots([&used](SlotRun) { used = true; });
+  pool_file_->require_room(catalog_->pool_slots(), ChunkSize(facts_.chunk_size));
+  if (!used && pool_file_->is_new(header)) {
+    pool_file_->write_header(header);
+  } else {
+    pool_file_->require(header);
+  }
+  link_pool();
+}
+
+void Store::unmake_pool() {
+  if (!pool_file_) return;
+  attempt([this] {
+    pool_file_->write_blank();
+    if (pool_file_->made_here()) pool_file_->file().truncate(0);
+  });
+}
+
+}  // namespace cowfs

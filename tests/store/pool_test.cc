@@ -1,0 +1,454 @@
+// The parts of policy `pool`, and what is its own of a store with a pool.
+
+#include "store/pool.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <map>
+
+#include "store/check.h"
+#include "store/slot_allocator.h"
+#include "store/slot_map.h"
+#include "tests/store/support.h"
+
+namespace cowfs::test {
+namespace {
+
+// ---- the map ------------------------------------------------------------------------------------
+
+class SlotMapTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kChunks = uint64_t{1} << 34;
+  SlotMap make() {
+    return {arena_, 1, kChunks,
+            [this](uint64_t first, uint64_t count, const SlotMap::Receive& receive) {
+              for (const auto& [page, bits] : pages_) {
+                if (page >= first && page < first + count) receive(page, bits);
+              }
+            },
+            [](const MapBits&) { return true; }};
+  }
+  void save(SlotMap& map) {
+    for (const PageCopy& copy : map.take_dirty()) pages_[copy.page] = copy.bits;
+  }
+  static std::string text(const SlotMap::Run& run) {
+    return ".pz"[static_cast<size_t>(run.state)] + std::to_string(run.count) + "@" +
+           std::to_string(run.slot);
+  }
+
+  MapArena arena_;
+  std::map<uint64_t, MapBits> pages_;
+};
+
+TEST_F(SlotMapTest, EverythingIsAbsentAtFirst) {
+  SlotMap map = make();
+  EXPECT_EQ(text(map.run(0, 10)), ".10@0");
+  EXPECT_EQ(text(map.run(kChunks - 1, 1)), ".1@0");
+}
+
+TEST_F(SlotMapTest, NeighboursInSlotsThatFollowAreOneRun) {
+  SlotMap map = make();
+  map.set_present(100, 60, 1000);  // over a page's border
+  map.set_present(160, 5, 2000);
+  map.set_present(165, 1, 0);
+  EXPECT_EQ(text(map.run(100, 500)), "p60@1000");
+  EXPECT_EQ(text(map.run(130, 500)), "p30@1030");
+  EXPECT_EQ(text(map.run(160, 500)), "p5@2000");
+  EXPECT_EQ(text(map.run(165, 500)), "p1@0");
+  EXPECT_EQ(text(map.run(99, 500)), ".1@0");
+}
+
+TEST_F(SlotMapTest, TheLastSlotThatTheNumbersReachCanBeUsed) {
+  SlotMap map = make();
+  map.set_present(7, 1, SlotMap::kMostSlots - 1);
+  EXPECT_EQ(text(map.run(7, 2)), "p1@4294967293");
+}
+
+TEST_F(SlotMapTest, TakingAwayTellsWhatWasFreed) {
+  SlotMap map = make();
+  map.set_present(10, 4, 50);
+  map.set_present(14, 2, 90);
+  std::vector<SlotRun> freed;
+  map.take_away(9, 6, ChunkState::zero, freed);
+  ASSERT_EQ(freed.size(), 2U);
+  EXPECT_EQ(freed[0].first, 50U);
+  EXPECT_EQ(freed[0].count, 4U);
+  EXPECT_EQ(freed[1].first, 90U);
+  EXPECT_EQ(freed[1].count, 1U);
+  EXPECT_EQ(text(map.run(9, 100)), "z6@0");
+  EXPECT_EQ(text(map.run(15, 100)), "p1@91");
+}
+
+TEST_F(SlotMapTest, WhatWasSavedIsLoaded) {
+  {
+    SlotMap map = make();
+    map.set_present(127, 2, 5);
+    std::vector<SlotRun> freed;
+    map.take_away(300, 1, ChunkState::zero, freed);
+    save(map);
+  }
+  SlotMap map = make();
+  EXPECT_EQ(text(map.run(127, 10)), "p2@5");
+  EXPECT_EQ(text(map.run(300, 10)), "z1@0");
+}
+
+TEST_F(SlotMapTest, DifferencesOfAPage) {
+  SlotMap map = make();
+  map.set_present(0, 3, 10);
+  const MapBits before = map.copy(0).bits;
+  std::vector<SlotRun> freed;
+  map.take_away(1, 1, ChunkState::absent, freed);
+  map.set_present(1, 1, 20);
+  SlotDifference difference;
+  add_difference(before, map.copy(0).bits, difference);
+  ASSERT_EQ(difference.used.size(), 1U);
+  EXPECT_EQ(difference.used[0].first, 20U);
+  ASSERT_EQ(difference.freed.size(), 1U);
+  EXPECT_EQ(difference.freed[0].first, 11U);
+}
+
+// ---- which slots are free -----------------------------------------------------------------------
+
+std::string text(const std::optional<SlotRun>& run) {
+  return run ? std::to_string(run->first) + "+" + std::to_string(run->count) : "none";
+}
+
+TEST(SlotAllocator, WhoGoesOnGetsWhatFollows) {
+  SlotAllocator slots(1000, 64);
+  EXPECT_EQ(text(slots.allocate(4, {})), "0+4");
+  EXPECT_EQ(text(slots.allocate(4, std::array<uint64_t, 1>{4})), "4+4");
+}
+
+TEST(SlotAllocator, WhoBeginsGetsARegionOfHisOwn) {
+  SlotAllocator slots(1000, 64);
+  EXPECT_EQ(text(slots.allocate(4, {})), "0+4");
+  EXPECT_EQ(text(slots.allocate(4, {})), "64+4");
+  EXPECT_EQ(text(slots.allocate(4, std::array<uint64_t, 1>{4})), "4+4");
+}
+
+TEST(SlotAllocator, EverySlotIsGivenOnceAndNoneTwice) {
+  SlotAllocator slots(1000, 64);
+  std::vector<bool> seen(1000);
+  uint64_t count = 0;
+  while (const auto run = slots.allocate(7, {})) {
+    for (uint64_t slot = run->first; slot < run->first + run->count; ++slot) {
+      ASSERT_FALSE(seen.at(slot));
+      seen.at(slot) = true;
+      ++count;
+    }
+  }
+  EXPECT_EQ(count, 1000U);
+  EXPECT_EQ(slots.free_slots(), 0U);
+}
+
+TEST(SlotAllocator, WhatIsReleasedIsGivenAgain) {
+  SlotAllocator slots(128, 64);
+  while (slots.allocate(128, {})) {
+  }
+  slots.release(std::array<SlotRun, 2>{SlotRun{5, 2}, SlotRun{100, 1}});
+  EXPECT_EQ(slots.free_slots(), 3U);
+  EXPECT_TRUE(slots.allocate(9, {}));
+  EXPECT_TRUE(slots.allocate(9, {}));
+  EXPECT_FALSE(slots.allocate(9, {}));
+}
+
+TEST(SlotAllocator, AClaimIsWholeOrNothing) {
+  SlotAllocator slots(128, 64);
+  EXPECT_TRUE(slots.claim({10, 5}));
+  EXPECT_FALSE(slots.claim({8, 3}));
+  EXPECT_FALSE(slots.claim({127, 2}));
+  EXPECT_FALSE(slots.claim({UINT64_MAX, 2}));
+  EXPECT_TRUE(slots.claim({8, 2}));
+  EXPECT_EQ(slots.free_slots(), 121U);
+}
+
+TEST(SlotAllocator, Grows) {
+  SlotAllocator slots(70, 64);
+  while (slots.allocate(70, {})) {
+  }
+  slots.grow(200);
+  EXPECT_EQ(slots.free_slots(), 130U);
+  EXPECT_EQ(text(slots.allocate(3, std::array<uint64_t, 1>{70})), "70+3");
+}
+
+// ---- the header ---------------------------------------------------------------------------------
+
+TEST(PoolHeader, SaysWhatWasPacked) {
+  const PoolHeader header{.uuid = "01234567-89ab-4cde-8f01-23456789abcd", .chunk_size = 65536};
+  const PoolHeader found = unpack_pool_header(pack(header));
+  EXPECT_EQ(found.uuid, header.uuid);
+  EXPECT_EQ(found.chunk_size, header.chunk_size);
+}
+
+TEST(PoolHeader, EveryByteCounts) {
+  const auto good = pack({.uuid = "01234567-89ab-4cde-8f01-23456789abcd", .chunk_size = 65536});
+  for (size_t i = 0; i < good.size(); ++i) {
+    auto bad = good;
+    bad[i] ^= std::byte{1};
+    const Error error = error_of([&] { unpack_pool_header(bad); });
+    EXPECT_TRUE(error.code() == EUCLEAN || error.code() == EPROTONOSUPPORT) << i;
+  }
+  EXPECT_EQ(error_of([&] { unpack_pool_header(std::span(good).first(4095)); }).code(), EUCLEAN);
+}
+
+// ---- the store ----------------------------------------------------------------------------------
+
+class PoolStore : public StoreFixture {
+ protected:
+  void SetUp() override {
+    policy_ = "pool";
+    chunk_size_ = std::nullopt;
+    pool_size_ = 64 * kPoolChunk;
+    make_base(pattern(1, 32 * kPoolChunk));
+  }
+  Error refusal() {
+    store_.reset();
+    return error_of([this] { open(); });
+  }
+  std::string check(bool repair = false) {
+    CheckOptions check;
+    check.repair = repair;
+    std::string found;
+    check.receive = [&](const Finding& finding) {
+      if (finding.severity != Finding::Severity::note) {
+        found += finding.kind + (finding.repaired ? " repaired; " : "; ");
+      }
+    };
+    check_store(store_path(), check);
+    return found;
+  }
+  void use_some() {
+    open();
+    const auto image = use("a");
+    write(*image, 0, pattern(2, 4 * kPoolChunk));
+    image->flush();
+  }
+  static constexpr size_t kPoolChunk = 64 << 10;
+};
+
+TEST_F(PoolStore, AFileInTheStoreIsMadeAsLargeAsAskedFor) {
+  open();
+  EXPECT_EQ(store_->facts().chunk_size, kPoolChunk);
+  EXPECT_EQ(store_->pool()->space().total, 64 * kPoolChunk);
+  EXPECT_EQ(store_->pool()->space().free, 64 * kPoolChunk);
+  EXPECT_EQ(store_->space().available, 64 * kPoolChunk);
+  EXPECT_EQ(std::filesystem::file_size(pool_path()), kPoolDataOffset + 64 * kPoolChunk);
+}
+
+TEST_F(PoolStore, AFullPoolIsAFullDisk) {
+  open();
+  const auto a = use("a");
+  const auto b = use("b");
+  write(*a, 0, pattern(2, 32 * kPoolChunk));
+  write(*b, 0, pattern(3, 31 * kPoolChunk));
+  write(*a, 40 * kPoolChunk, pattern(4, 100));
+  const Error error = error_of([&] { write(*b, 31 * kPoolChunk, pattern(5, kPoolChunk)); });
+  EXPECT_EQ(error.code(), ENOSPC);
+  write(*b, 0, pattern(6, 31 * kPoolChunk));  // in place
+  a->flush();
+  b->flush();
+  // Room comes from another image's trim.
+  a->make_zero(0, kPoolChunk);
+  a->flush();
+  write(*b, 31 * kPoolChunk, pattern(5, kPoolChunk));
+  EXPECT_EQ(content(*b, 31 * kPoolChunk, kPoolChunk), pattern(5, kPoolChunk));
+}
+
+TEST_F(PoolStore, GrowsInUse) {
+  open();
+  {
+    const auto a = use("a");
+    write(*a, 0, pattern(2, 32 * kPoolChunk));
+    const auto b = use("b");
+    write(*b, 0, pattern(3, 32 * kPoolChunk));
+    EXPECT_EQ(error_of([&] { store_->pool()->grow(10 * kPoolChunk); }).code(), EINVAL);
+    EXPECT_EQ(error_of([&] { store_->pool()->grow(std::nullopt); }).code(), EINVAL);
+    EXPECT_EQ(error_of([&] { store_->pool()->grow(uint64_t{1} << 62); }).code(), ERANGE);
+    store_->pool()->grow(100 * kPoolChunk);
+    write(*b, 32 * kPoolChunk, pattern(4, kPoolChunk));
+  }
+  reopen();
+  EXPECT_EQ(store_->pool()->space().total, 100 * kPoolChunk);
+  EXPECT_EQ(store_->pool()->space().free, 35 * kPoolChunk);
+}
+
+TEST_F(PoolStore, SpaceThatWasFreedIsKnownAfterReopening) {
+  use_some();
+  store_->remove("a");
+  reopen();
+  EXPECT_EQ(store_->pool()->space().free, 64 * kPoolChunk);
+}
+
+TEST_F(PoolStore, AnotherStoresPoolIsRefused) {
+  use_some();
+  reopen();
+  const std::string pool = directory_ / "elsewhere";
+  std::filesystem::copy_file(pool_path(), pool);
+  store_.reset();
+  const File file(pool, O_RDWR);
+  file.write(pack({.uuid = "01234567-89ab-4cde-8f01-23456789abcd", .chunk_size = 65536}), 0);
+  std::filesystem::rename(pool, pool_path());
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), EUCLEAN);
+  EXPECT_NE(std::string(error.what()).find("another store"), std::string::npos) << error.what();
+  EXPECT_EQ(check(), "pool; ");
+}
+
+TEST_F(PoolStore, WhatMkfsWroteIsSeen) {
+  use_some();
+  store_.reset();
+  File(pool_path(), O_RDWR).write(pattern(9, 8), 1080);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_EQ(check(), "pool; ");
+}
+
+TEST_F(PoolStore, AMissingOrShorterPoolIsRefused) {
+  use_some();
+  store_.reset();
+  const std::string kept = directory_ / "kept";
+  std::filesystem::rename(pool_path(), kept);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_EQ(check(), "pool; ");
+  std::filesystem::rename(kept, pool_path());
+  std::filesystem::resize_file(pool_path(), kPoolDataOffset + kPoolChunk);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+}
+
+TEST_F(PoolStore, APoolElsewhereIsLinkedAndMayMove) {
+  const std::string place = directory_ / "cow space";
+  Store::Options wanted = options();
+  wanted.pool = place;
+  store_ = std::make_unique<Store>(wanted);
+  EXPECT_TRUE(std::filesystem::is_symlink(pool_path()));
+  write(*use("a"), 0, pattern(2, 1000));
+  reopen();
+  EXPECT_EQ(content(*use("a"), 0, 1000), pattern(2, 1000));
+  ASSERT_TRUE(store_->close());
+  store_.reset();
+  const std::string moved = directory_ / "moved";
+  std::filesystem::rename(place, moved);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  wanted.pool = moved;
+  store_ = std::make_unique<Store>(wanted);
+  reopen();
+  EXPECT_EQ(content(*use("a"), 0, 1000), pattern(2, 1000));
+}
+
+TEST_F(PoolStore, AFileThatHoldsSomethingIsNotTaken) {
+  const std::string place = directory_ / "precious";
+  write_file(place, pattern(7, 100));
+  Store::Options wanted = options();
+  wanted.pool = place;
+  EXPECT_EQ(error_of([&] { Store store(wanted); }).code(), EEXIST);
+  EXPECT_EQ(read_file(place), pattern(7, 100));
+}
+
+TEST_F(PoolStore, OtherPoliciesTakeNoPool) {
+  policy_ = "sparse";
+  Store::Options wanted = options();
+  wanted.pool_size = 1 << 20;
+  EXPECT_EQ(error_of([&] { Store store(wanted); }).code(), EINVAL);
+}
+
+TEST_F(PoolStore, AStoreWhoseMakingWasCutShortIsMadeAnew) {
+  use_some();
+  store_.reset();
+  // The pool is there, blank, and no catalog yet.
+  for (const char* name : {"catalog.db", "catalog.db-wal", "catalog.db-shm"}) {
+    std::filesystem::remove(store_path() + "/" + name);
+  }
+  // This one is not blank: a catalog was lost.
+  EXPECT_EQ(refusal().code(), EEXIST);
+  std::filesystem::resize_file(pool_path(), 0);
+  open();
+  EXPECT_EQ(content(*use("a")), base_content_);
+}
+
+// A sector is written whole or not at all.
+TEST_F(PoolStore, AHeaderThatAPowerCutLeftHalfWrittenIsWrittenAnew) {
+  open();
+  const StoreFacts facts = store_->facts();
+  store_.reset();
+  const auto header = pack({.uuid = facts.uuid, .chunk_size = facts.chunk_size});
+  const File pool(pool_path(), O_RDWR);
+  for (const size_t torn : {size_t{0}, size_t{7 * 512}}) {
+    pool.write(Bytes(512), torn);
+    EXPECT_EQ(check(), "");
+    open();
+    store_.reset();
+    Bytes found(header.size());
+    pool.read_exactly(found, 0);
+    EXPECT_TRUE(std::equal(found.begin(), found.end(), header.begin()));
+  }
+  // Not where something lies in it.
+  use_some();
+  store_.reset();
+  pool.write(Bytes(512), 0);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+}
+
+TEST_F(PoolStore, CheckFindsSlotsThatAreLostFreeOrSharedAndRepairs) {
+  use_some();
+  write(*use("b"), 0, pattern(3, 2 * kPoolChunk));
+  use("b")->flush();
+  ASSERT_TRUE(store_->close());
+  store_.reset();
+  EXPECT_EQ(check(), "");
+  const auto page = [&](const std::string& bits) {
+    run_sql(catalog_path(), "UPDATE pool_page SET bits = x'" + bits + "'");
+  };
+  page("ff0000000000000000000000000000000000" + std::string(1024 - 36, '0'));
+  EXPECT_NE(check().find("lost_slot"), std::string::npos) << check();
+  EXPECT_NE(check(true).find("lost_slot repaired"), std::string::npos);
+  EXPECT_EQ(check(), "");
+  page("01" + std::string(1022, '0'));
+  EXPECT_NE(check().find("free_slot_in_use"), std::string::npos);
+  EXPECT_NE(check(true).find("free_slot_in_use repaired"), std::string::npos);
+  EXPECT_EQ(check(), "");
+  open();
+  EXPECT_EQ(content(*use("a"), 0, 4 * kPoolChunk), pattern(2, 4 * kPoolChunk));
+  EXPECT_EQ(content(*use("b"), 0, 2 * kPoolChunk), pattern(3, 2 * kPoolChunk));
+  ASSERT_TRUE(store_->close());
+  store_.reset();
+  run_sql(catalog_path(),
+          "UPDATE map_page SET bits = (SELECT bits FROM map_page WHERE layer = 1) WHERE layer = 2");
+  const std::string found = check();
+  EXPECT_NE(found.find("shared_slot; shared_slot"), std::string::npos) << found;
+  EXPECT_EQ(check(true).find("repaired"), std::string::npos) << "nothing is certain here";
+}
+
+TEST_F(PoolStore, AMapThatNamesSlotsBehindThePoolIsDamage) {
+  use_some();
+  ASSERT_TRUE(store_->close());
+  store_.reset();
+  run_sql(catalog_path(),
+          "UPDATE map_page SET bits = x'feffffff" + std::string(1016, '0') + "' WHERE layer = 1");
+  EXPECT_NE(check().find("bad_map"), std::string::npos);
+  open();
+  const auto image = store_->find("a");
+  EXPECT_EQ(error_of([&] { content(*image->use()); }).code(), EUCLEAN);
+}
+
+TEST_F(PoolStore, TheMapTakesLessThan8BytesForEachChunk) {
+  MapArena arena;
+  SlotMap map(
+      arena, 1, uint64_t{1} << 34, [](uint64_t, uint64_t, const SlotMap::Receive&) {},
+      [](const MapBits&) { return true; });
+  constexpr uint64_t kCount = 1 << 20;  // 64 GiB
+  map.set_present(0, kCount, 0);
+  // A page of the arena has 512 bytes, and its header 16.
+  constexpr uint64_t kPages = kCount / SlotMap::kChunksInPage;
+  static_assert(kPages * (512 + sizeof(MapArena::Header) + sizeof(uint32_t)) < 8 * kCount);
+  EXPECT_EQ(
+      text(map.run(0, kCount).count == kCount ? std::optional(SlotRun{0, kCount}) : std::nullopt),
+      "0+1048576");
+}
+
+}  // namespace
+}  // namespace cowfs::test
