@@ -24,6 +24,12 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr uint64_t kBaseSize = 300'001;
+/// The same with the other policy is a target of its own.
+#ifdef COWFS_FUZZ_POOL
+constexpr bool kPool = true;
+#else
+constexpr bool kPool = false;
+#endif
 
 /// Directories of this process, in memory if that can be had.
 class Scratch {
@@ -66,6 +72,11 @@ class Scratch {
     {
       Store::Options making = options();
       making.create = true;
+      if (kPool) {
+        making.policy = "pool";
+        making.chunk_size = 4096;
+        making.pool_size = 4 << 20;
+      }
       Store store(making);
       for (const char* name : {"plain", "written", "long"}) {
         const Image::Use image = store.create({.name = name, .size = {}})->use();
@@ -88,23 +99,29 @@ struct Table {
   const char* key;
   std::array<const char*, 12> columns;
 };
-constexpr std::array<Table, 7> kTables{
-    {{"store", "id", {"id", "uuid", "chunk_size", "policy", "created_ns"}},
-     {"base",
-      "id",
-      {"path", "device", "inode", "size", "mtime_ns", "ctime_ns", "fingerprint", "checksum",
-       "written_ns", "format", "snapshot", "virtual_size"}},
-     {"layer", "id", {"id", "parent", "parent_limit", "has_file", "failure"}},
-     {"image",
-      "id",
-      {"id", "name", "layer", "size", "mode", "uid", "gid", "atime_ns", "mtime_ns", "ctime_ns",
-       "btime_ns", "space_limit"}},
-     {"backing",
-      "position",
-      {"position", "path", "format", "device", "inode", "size", "mtime_ns", "ctime_ns",
-       "fingerprint"}},
-     {"map_page", "page", {"layer", "page", "bits"}},
-     {"sqlite_sequence", "name", {"name", "seq"}}}};
+constexpr std::array kTables = std::to_array<Table>({
+    {"store", "id", {"id", "uuid", "chunk_size", "policy", "created_ns"}},
+    {"base",
+     "id",
+     {"path", "device", "inode", "size", "mtime_ns", "ctime_ns", "fingerprint", "checksum",
+      "written_ns", "format", "snapshot", "virtual_size"}},
+    {"layer", "id", {"id", "parent", "parent_limit", "has_file", "failure"}},
+    {"image",
+     "id",
+     {"id", "name", "layer", "size", "mode", "uid", "gid", "atime_ns", "mtime_ns", "ctime_ns",
+      "btime_ns", "space_limit"}},
+    {"backing",
+     "position",
+     {"position", "path", "format", "device", "inode", "size", "mtime_ns", "ctime_ns",
+      "fingerprint"}},
+    {"map_page", "page", {"layer", "page", "bits"}},
+    {"sqlite_sequence", "name", {"name", "seq"}},
+#ifdef COWFS_FUZZ_POOL
+    {"layer", "id", {"id", "own_chunks"}},
+    {"pool", "id", {"id", "slots"}},
+    {"pool_page", "page", {"page", "bits"}},
+#endif
+});
 
 /// What changes tables rather than rows.
 constexpr std::array<const char*, 12> kStatements{
@@ -201,7 +218,8 @@ void change_bytes(const std::string& path, Input& input) {
 
 void change_file(const Scratch& scratch, Input& input) {
   const std::string path =
-      scratch.store() + "/layers/" + std::to_string(1 + input.choice(5)) + ".cow";
+      scratch.store() +
+      (kPool ? "/pool" : "/layers/" + std::to_string(1 + input.choice(5)) + ".cow");
   fs::remove_all(path);
   switch (input.choice(4)) {
     case 0:
