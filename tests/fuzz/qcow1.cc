@@ -19,7 +19,7 @@ std::vector<std::vector<std::byte>> sound_qcow1_images() {
   overlay.backing = "below";
   const MadeQcow1 large{.cluster_bits = 12,
                         .l2_bits = 9,
-                        .size = uint64_t{1} << 40,
+                        .size = uint64_t{1} << 34,
                         .clusters = {{3, packed}, {600, plain}}};
   return {alone.file(), overlay.file(), large.file()};
 }
