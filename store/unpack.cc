@@ -1,6 +1,6 @@
 #include "store/unpack.h"
 
-#include <zlib.h>
+#include <libdeflate.h>
 #include <zstd.h>
 
 #include <cerrno>
@@ -12,29 +12,16 @@ namespace cowfs {
 namespace {
 
 bool unpack_deflate(std::span<const std::byte> packed, std::span<std::byte> bytes) {
-  // Kept from call to call: making it costs as much as a small cluster.
-  struct Stream {
-    z_stream state{};
-    bool made = false;
-    ~Stream() {
-      if (made) ::inflateEnd(&state);
-    }
+  // Kept from call to call: making it costs as much as a small cluster. QEMU packs with a window of
+  // 4 KiB; whoever takes a larger one is read as well.
+  struct Free {
+    void operator()(libdeflate_decompressor* state) const { ::libdeflate_free_decompressor(state); }
   };
-  thread_local Stream stream;
-  if (!stream.made) {
-    // QEMU packs with a window of 4 KiB; whoever takes a larger one is read as well.
-    if (::inflateInit2(&stream.state, -MAX_WBITS) != Z_OK) {
-      throw Error(ENOMEM, "decompression");
-    }
-    stream.made = true;
-  }
-  ::inflateReset(&stream.state);
-  stream.state.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(packed.data()));
-  stream.state.avail_in = static_cast<uInt>(packed.size());
-  stream.state.next_out = reinterpret_cast<Bytef*>(bytes.data());
-  stream.state.avail_out = static_cast<uInt>(bytes.size());
-  const int result = ::inflate(&stream.state, Z_FINISH);
-  return stream.state.avail_out == 0 && (result == Z_STREAM_END || result == Z_BUF_ERROR);
+  thread_local const std::unique_ptr<libdeflate_decompressor, Free> state(
+      ::libdeflate_alloc_decompressor());
+  if (state == nullptr) throw Error(ENOMEM, "decompression");
+  return ::libdeflate_deflate_decompress(state.get(), packed.data(), packed.size(), bytes.data(),
+                                         bytes.size(), nullptr) == LIBDEFLATE_SUCCESS;
 }
 
 bool unpack_zstd(std::span<const std::byte> packed, std::span<std::byte> bytes) {

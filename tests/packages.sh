@@ -4,7 +4,7 @@
 # To build (the default configuration builds the tests too, so GoogleTest is among them).
 build_packages=(
   g++ meson ninja-build pkgconf
-  libfuse3-dev libsqlite3-dev libspdlog-dev libxxhash-dev zlib1g-dev libzstd-dev nlohmann-json3-dev libcli11-dev libgtest-dev
+  libfuse3-dev libsqlite3-dev libspdlog-dev libxxhash-dev libdeflate-dev zlib1g-dev libzstd-dev nlohmann-json3-dev libcli11-dev libgtest-dev
 )
 
 # To run: mount, losetup, mkfs.ext4 and e2fsck.
