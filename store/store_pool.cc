@@ -7,7 +7,7 @@
 // A new pool is blank until the catalog is there; whoever opens the store then finds it blank, with
 // a catalog that names no slot of it, and writes the header. So a making that was cut short leaves
 // nothing that has to be cleaned up, half a header neither, and a pool with a whole one is always
-// somebody's.
+// somebody's. Where the store has a link only, that has to be somebody's wish: the pool is named.
 
 #include <fcntl.h>
 #include <spdlog/logger.h>
@@ -133,6 +133,14 @@ void Store::use_pool() {
   catalog_->load_used_slots([&used](SlotRun) { used = true; });
   pool_file_->require_room(catalog_->pool_slots(), ChunkSize(facts_.chunk_size));
   if (!used && pool_file_->is_new(header)) {
+    // A link alone may be a stranger's, and lead to a device that nobody wants written to (I10).
+    std::error_code ignored;
+    if (!options_.pool && std::filesystem::is_symlink(pool_path(facts_.directory), ignored)) {
+      throw Error::with_message(EUCLEAN,
+                                pool_title(pool_file_->path()) +
+                                    ": is not in use yet, or was cleared, and the store has a link "
+                                    "to it; if it is to be the pool, name it with --pool");
+    }
     pool_file_->write_header(header);
   } else {
     pool_file_->require(header);

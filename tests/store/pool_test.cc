@@ -340,6 +340,23 @@ TEST_F(PoolStore, APoolElsewhereIsLinkedAndMayMove) {
   EXPECT_EQ(content(*use("a"), 0, 1000), pattern(2, 1000));
 }
 
+// I10: a store may come from a stranger, and lead anywhere.
+TEST_F(PoolStore, ALinkAloneMakesNoPool) {
+  open();
+  store_.reset();
+  const std::string blank = directory_ / "blank";
+  write_file(blank, {});
+  std::filesystem::resize_file(blank, std::filesystem::file_size(pool_path()));
+  std::filesystem::remove(pool_path());
+  std::filesystem::create_symlink(blank, pool_path());
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_EQ(allocated(blank), 0U);
+  Store::Options wanted = options();
+  wanted.pool = blank;
+  store_ = std::make_unique<Store>(wanted);
+  EXPECT_GT(allocated(blank), 0U);
+}
+
 TEST_F(PoolStore, AFileThatHoldsSomethingIsNotTaken) {
   const std::string place = directory_ / "precious";
   write_file(place, pattern(7, 100));
