@@ -127,7 +127,7 @@ TEST_F(FactsOffline, InfoOfAStoreTellsItsFacts) {
             (std::set<std::string>{"kind", "base", "base_format", "base_snapshot", "backing",
                                    "base_size", "base_written", "store", "chunk_size", "policy",
                                    "format_version", "images", "own_bytes", "free_bytes",
-                                   "total_bytes", "version", "mounted_on"}));
+                                   "total_bytes", "version", "mounted_on", "pool"}));
   EXPECT_EQ(info["kind"], "store");
   EXPECT_EQ(info["base"], Base().string());
   EXPECT_EQ(info["store"], Store().string());
@@ -153,7 +153,7 @@ TEST_F(FactsOnMounts, InfoOfAMountTellsItsFacts) {
                 "own_bytes",  "free_bytes",   "total_bytes",   "cache",          "full",
                 "parked",     "used_percent", "watermark",     "read_only",      "server_pid",
                 "keeper_pid", "restarts",     "last_restart",  "version",        "sandbox",
-                "resend",     "base_format",  "base_snapshot", "backing"}));
+                "resend",     "base_format",  "base_snapshot", "backing",        "pool"}));
   EXPECT_EQ(info["kind"], "mount");
   EXPECT_EQ(info["mount"], MountPoint().string());
   EXPECT_EQ(info["base"], Base().string());
@@ -161,6 +161,7 @@ TEST_F(FactsOnMounts, InfoOfAMountTellsItsFacts) {
   EXPECT_EQ(info["store"], Store().string());
   EXPECT_EQ(info["chunk_size"], 4096);
   EXPECT_EQ(info["policy"], "sparse");
+  EXPECT_TRUE(info["pool"].is_null());
   EXPECT_EQ(info["images"], 1);
   EXPECT_TRUE(Takes(kMiB, info["own_bytes"]));
   EXPECT_EQ(info["cache"], "writeback");

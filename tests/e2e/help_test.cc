@@ -19,8 +19,9 @@
 namespace cowfs::e2e {
 namespace {
 
-const std::vector<std::string> kCommands{"mount", "umount", "sync",   "create", "ls",     "info",
-                                         "rm",    "mv",     "resize", "check",  "restart"};
+const std::vector<std::string> kCommands{"mount",   "umount", "sync", "create", "ls",
+                                         "info",    "rm",     "mv",   "resize", "check",
+                                         "restart", "limit",  "pool"};
 
 Path ManPage(const std::string& command) {
   const bool for_root = command == "mount" || command == "check" || command == "restart";
@@ -129,7 +130,9 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "full",           "parked",   "watermark",   "used_percent",
                                   "space_limit",    "failure",  "keeper_pid",  "restarts",
                                   "last_restart",   "sandbox",  "base_format", "base_snapshot",
-                                  "backing"}
+                                  "backing",        "pool"}
+      : GetParam() == "pool" ? std::set<std::string>{"pool",       "device",     "size",
+                                                     "used_bytes", "free_bytes", "used_percent"}
       : GetParam() == "check"
           ? std::set<std::string>{"store", "mount",        "state",    "images",    "damage",
                                   "leaks", "leaked_bytes", "repaired", "findings",  "severity",
@@ -166,7 +169,7 @@ TEST(Program, VersionIsOneLine) {
 }
 
 TEST(ManPages, AllAreThereAndWellFormed) {
-  std::set<std::string> pages{"cowfs.1", "cowfs-format.5", "cowfs-consistency.7"};
+  std::set<std::string> pages{"cowfs.1", "cowfs-format.5", "cowfs-consistency.7", "cowfs-policy.7"};
   for (const std::string& command : kCommands) {
     pages.insert(ManPage(command).filename().string());
   }
