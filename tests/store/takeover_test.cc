@@ -283,6 +283,7 @@ TEST_F(TakeOver, MemoryOfAnotherLayoutIsRefusedByNameAndVersion) {
 }
 
 TEST_F(TakeOver, AnOlderCatalogIsNotUpgradedForAProgramThatMayFail) {
+  policy_ = "sparse";  // as all were
   {
     open_with_memory();
     store_.reset();
