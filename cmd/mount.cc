@@ -168,16 +168,18 @@ void require_writable(const std::string& store) {
                                                 store, ::geteuid(), place));
 }
 
-void warn_of_memory(const std::string& store) {
+void warn_of_memory(const std::string& store, const char* what = "store",
+                    const char* lost = "all images are") {
   if (std::filesystem::exists(store)) return;
   std::error_code error;
   const std::string parent = std::filesystem::path(store).parent_path();
   if (!std::filesystem::is_directory(parent, error)) return;  // the store says so better
   const HostFileSystem host = host_file_system(parent);
   if (!host.in_memory) return;
-  print_message("mount", fmt::format("warning: store {}: is made on {}, in memory: all images are "
-                                     "gone with the next reboot",
-                                     store, host.type));
+  print_message("mount",
+                fmt::format("warning: {} {}: is made on {}, in memory: {} gone with the next "
+                            "reboot",
+                            what, store, host.type, lost));
 }
 
 std::string known_policy(const std::string& name) {
@@ -285,7 +287,12 @@ int run_mount(const Arguments& arguments) {
   require_writable(server.store.directory);
   const LogTarget target = log_target(line);
   const Log log = open_log(target);
+  // Not what a link leads to: the link is somebody's.
+  const bool makes_pool =
+      server.store.pool &&
+      !std::filesystem::exists(std::filesystem::symlink_status(*server.store.pool));
   warn_of_memory(server.store.directory);
+  if (makes_pool) warn_of_memory(*server.store.pool, "pool", "all that is written is");
 
   const nlohmann::json config{{"log", to_json(target)}, {"server", to_json(server)}};
   const KeeperConfig keeper{.mount_point = server.mount_point,
@@ -303,7 +310,6 @@ int run_mount(const Arguments& arguments) {
     return keep(keeper, ready);
   };
   const bool was_there = std::filesystem::exists(server.store.directory);
-  const bool makes_pool = server.store.pool && !std::filesystem::exists(*server.store.pool);
   return pointing_to_check(server.store.directory, [&] {
     try {
       if (!line.foreground) return run_in_background(keep_until_unmounted);

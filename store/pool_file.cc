@@ -16,6 +16,8 @@
 #include "store/pool_file.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -71,6 +73,13 @@ File open_pool(const std::string& path, PoolFile::Access access, const FaultHook
   if (!there && (errno != ENOENT || access != PoolFile::Access::create)) {
     throw Error(errno, pool_title(path));
   }
+  if (!there && ::lstat(path.c_str(), &status) == 0) {
+    throw Error::with_message(ENOENT, pool_title(path) + ": is a symbolic link that leads nowhere");
+  }
+  // What is made there is gone with the next boot, and takes memory.
+  if (!there && path.starts_with("/dev/") && !path.starts_with("/dev/shm/")) {
+    throw Error::with_message(ENOENT, pool_title(path) + ": there is no such device");
+  }
   if (there && !S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
     throw Error::with_message(EINVAL,
                               pool_title(path) + ": is neither a regular file nor a block device");
@@ -82,11 +91,21 @@ File open_pool(const std::string& path, PoolFile::Access access, const FaultHook
   try {
     File file(path, flags, 0600, hook);
     made = !there;
+    // Copies of a store have links to one pool.
+    if (writes && !(there && S_ISBLK(status.st_mode)) && !file.try_lock()) throw Error(EBUSY, path);
+    int read_only = 0;
+    if (writes && there && S_ISBLK(status.st_mode) &&
+        ::ioctl(file.fd(), BLKROGET, &read_only) == 0 && read_only != 0) {
+      throw Error::with_message(EROFS, pool_title(path) + ": the device is read-only");
+    }
     return file;
   } catch (const Error& error) {
+    if (error.code() == EROFS) throw;
     if (error.code() != EBUSY) throw Error(error.code(), pool_title(path));
     throw Error::with_message(
-        EBUSY, pool_title(path) + ": is in use: mounted, or another program's (see lsblk(8))");
+        EBUSY, pool_title(path) +
+                   ": is in use: another store's, mounted, or another program's (see "
+                   "lsblk(8) for a device)");
   }
 }
 
@@ -150,6 +169,11 @@ bool PoolFile::is_new(const PoolHeader& header) const {
     if (!blank && !std::equal(sector.begin(), sector.end(), wanted.begin() + at)) return false;
   }
   return true;
+}
+
+bool PoolFile::has(const PoolHeader& header) const {
+  std::array<std::byte, kPoolHeaderSize> found{};
+  return file_.read(found, 0) == found.size() && found == pack(header);
 }
 
 bool PoolFile::all_zero(uint64_t from, uint64_t to) const {

@@ -34,7 +34,7 @@ class PoolFile {
     write,
     create,  ///< as write; a file that does not exist is made, empty
   };
-  /// Opens it, and a block device as its only user. Its header is not looked at yet.
+  /// Opens it, for writing as its only user: EBUSY. Its header is not looked at yet.
   PoolFile(const std::string& path, Access access, const FaultHook* hook);
 
   [[nodiscard]] const File& file() const { return file_; }
@@ -48,6 +48,8 @@ class PoolFile {
   /// Whether there is nothing in it but, perhaps, sectors of this header: a power cut leaves that
   /// of one that was being written.
   [[nodiscard]] bool is_new(const PoolHeader& header) const;
+  /// Whether it begins with just this header.
+  [[nodiscard]] bool has(const PoolHeader& header) const;
   /// EEXIST, saying what to do, if it is not blank: somebody's data may be in it.
   void require_blank() const;
   /// Makes a pool of it; durable.

@@ -238,6 +238,7 @@ class Store {
   // store_check.cc
   std::optional<std::set<uint64_t>> check_rows_in_use(CheckReport& report);
   void check_files_in_use(std::set<uint64_t> known, CheckReport& report);
+  void check_pool_in_use(CheckReport& report);
   void check_images_in_use(CheckReport& report, const Doubt& doubt);
 
   Options options_;

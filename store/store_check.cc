@@ -36,11 +36,35 @@ constexpr const char* kCopyOut =
 
 }  // namespace
 
+/// Of a store that has one.
+void Store::check_pool_in_use(CheckReport& report) {
+  if (!pool_file_) return;
+  std::string wrong;
+  try {
+    if (!pool_file_->is_in_place()) {
+      wrong = pool_title(pool_file_->path()) + ": is missing, or something else is in its place";
+    } else {
+      pool_file_->require({.uuid = facts_.uuid, .chunk_size = facts_.chunk_size});
+      pool_file_->require_room(catalog_->pool_slots(), ChunkSize(facts_.chunk_size));
+    }
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN && error.code() != EPROTONOSUPPORT) throw;
+    wrong = error.what();
+  }
+  if (wrong.empty()) return;
+  report.add({.severity = Severity::damage,
+              .kind = "pool",
+              .image = "",
+              .what = wrong,
+              .remedy = std::string(kCopyOut)});
+}
+
 CheckResult Store::check(const CheckOptions& options) {
   return look_then_repair(options, [this](const CheckOptions& how, const Doubt& doubt) {
     CheckReport report(how);
     if (const auto known = check_rows_in_use(report)) check_files_in_use(*known, report);
     check_images_in_use(report, doubt);
+    check_pool_in_use(report);
     check_reserve(facts_.directory, report);
     cowfs::check_base(*base_, catalog_->base(), report);
     return report.result();

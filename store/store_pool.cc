@@ -9,13 +9,15 @@
 // nothing that has to be cleaned up, half a header neither, and a pool with a whole one is always
 // somebody's. Where the store has a link only, that has to be somebody's wish: the pool is named.
 
-#include <fcntl.h>
 #include <spdlog/logger.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 
 #include "store/error.h"
 #include "store/layout.h"
@@ -27,6 +29,32 @@ namespace {
 
 /// As large as a file can be on every host that has no limit below it (ext4).
 constexpr uint64_t kLargestPoolFile = uint64_t{15} << 40;
+
+/// The file below a loop device, else the path itself.
+std::string below_loop(const std::string& path, const struct stat& status) {
+  if (!S_ISBLK(status.st_mode)) return path;
+  std::ifstream file("/sys/dev/block/" + std::to_string(major(status.st_rdev)) + ":" +
+                     std::to_string(minor(status.st_rdev)) + "/loop/backing_file");
+  std::string below;
+  return std::getline(file, below) ? below : path;
+}
+
+/// Whether what is written to one shows in the other, as far as can be told: a loop device is its
+/// file.
+bool is_same_storage(const std::string& one, const std::string& other) {
+  const auto look = [](const std::string& path, struct stat& status) {
+    if (::stat(path.c_str(), &status) != 0) return false;
+    const std::string below = below_loop(path, status);
+    return ::stat(below.c_str(), &status) == 0;
+  };
+  struct stat first {};
+  struct stat second {};
+  if (!look(one, first) || !look(other, second)) return false;
+  if (S_ISBLK(first.st_mode) || S_ISBLK(second.st_mode)) {
+    return S_ISBLK(first.st_mode) && S_ISBLK(second.st_mode) && first.st_rdev == second.st_rdev;
+  }
+  return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
 
 bool exists(const std::string& path) {
   std::error_code ignored;
@@ -42,6 +70,11 @@ void Store::open_pool(bool there) {
   const FaultHook* hook = &options_.fault_hook;
   const bool is_new = options_.create && !exists(catalog_path(options_.directory));
   if (is_new) require_pool_wanted();
+  if (options_.pool && !options_.base_path.empty() &&
+      is_same_storage(*options_.pool, options_.base_path)) {
+    throw Error::with_message(
+        EINVAL, pool_title(*options_.pool) + ": is the base, which is never written to (I1)");
+  }
   if (!options_.pool) {
     if (there && exists(own)) {
       // By the name of what the link leads to: that is what people know it by.
@@ -123,16 +156,21 @@ void Store::use_pool() {
     return;
   }
   if (!pool_file_) {
+    std::error_code error;
+    const std::filesystem::path target =
+        std::filesystem::read_symlink(pool_path(facts_.directory), error);
     throw Error::with_message(EUCLEAN, "store " + facts_.directory + ": its pool " +
-                                           pool_path(facts_.directory) +
+                                           (error ? pool_path(facts_.directory) : target.string()) +
                                            " is missing, and all that the machines wrote with it; "
                                            "name it with --pool if it lies elsewhere now");
   }
   const PoolHeader header{.uuid = facts_.uuid, .chunk_size = facts_.chunk_size};
   bool used = false;
   catalog_->load_used_slots([&used](SlotRun) { used = true; });
+  const bool is_new = !used && pool_file_->is_new(header);
+  if (!is_new) pool_file_->require(header);
   pool_file_->require_room(catalog_->pool_slots(), ChunkSize(facts_.chunk_size));
-  if (!used && pool_file_->is_new(header)) {
+  if (is_new && !pool_file_->has(header)) {
     // A link alone may be a stranger's, and lead to a device that nobody wants written to (I10).
     std::error_code ignored;
     if (!options_.pool && std::filesystem::is_symlink(pool_path(facts_.directory), ignored)) {
@@ -142,10 +180,16 @@ void Store::use_pool() {
                                     "to it; if it is to be the pool, name it with --pool");
     }
     pool_file_->write_header(header);
-  } else {
-    pool_file_->require(header);
   }
   link_pool();
+  const uint64_t bytes = ChunkSize(facts_.chunk_size).offset_of(catalog_->pool_slots());
+  if (!made_here_ && options_.pool_size && *options_.pool_size != bytes) {
+    options_.log->warn(
+        "{}: has {} bytes, and keeps them: --pool-size is for a new one, `cowfs pool grow` "
+        "enlarges "
+        "it",
+        pool_title(pool_file_->path()), bytes);
+  }
 }
 
 void Store::unmake_pool() {

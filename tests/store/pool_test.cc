@@ -357,6 +357,61 @@ TEST_F(PoolStore, ALinkAloneMakesNoPool) {
   EXPECT_GT(allocated(blank), 0U);
 }
 
+TEST_F(PoolStore, AnUnusedPoolThatHasItsHeaderNeedNotBeNamedAgain) {
+  Store::Options wanted = options();
+  wanted.pool = directory_ / "elsewhere";
+  { const Store store(wanted); }
+  wanted.pool.reset();
+  wanted.pool_size.reset();
+  const Store store(wanted);
+}
+
+TEST_F(PoolStore, TwoStoresThatAreCopiesNeverHaveOnePoolOpenAtOnce) {
+  Store::Options wanted = options();
+  wanted.pool = directory_ / "elsewhere";
+  { const Store store(wanted); }
+  std::filesystem::copy(
+      store_path(), directory_ / "copy",
+      std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
+  wanted.pool.reset();
+  wanted.pool_size.reset();
+  const Store store(wanted);
+  wanted.directory = directory_ / "copy";
+  EXPECT_EQ(error_of([&] { const Store other(wanted); }).code(), EBUSY);
+}
+
+TEST_F(PoolStore, TheBaseIsNoPool) {
+  write_file(base_path(), filled(8 << 20, 0));
+  Store::Options wanted = options();
+  wanted.pool = base_path();
+  wanted.pool_size.reset();
+  EXPECT_EQ(error_of([&] { const Store store(wanted); }).code(), EINVAL);
+  EXPECT_EQ(read_file(base_path()), filled(8 << 20, 0));
+  EXPECT_FALSE(std::filesystem::exists(store_path()));
+}
+
+TEST_F(PoolStore, ALinkThatLeadsNowhereAndADeviceThatIsNotThereAreRefused) {
+  Store::Options wanted = options();
+  for (const std::string& path : {directory_ / "link", std::string("/dev/cowfs-test-none")}) {
+    if (path.ends_with("/link")) std::filesystem::create_symlink("nowhere", path);
+    wanted.pool = path;
+    EXPECT_EQ(error_of([&] { const Store store(wanted); }).code(), ENOENT);
+  }
+  EXPECT_TRUE(std::filesystem::is_symlink(directory_ / "link"));
+}
+
+TEST_F(PoolStore, CheckOfOneInUseLooksAtThePoolToo) {
+  use_some();
+  CheckOptions check;
+  std::string found;
+  check.receive = [&](const Finding& finding) { found += finding.kind + "; "; };
+  store_->check(check);
+  EXPECT_EQ(found.find("pool; "), std::string::npos) << found;
+  File(pool_path(), O_RDWR).write(pattern(9, 8), 1080);
+  store_->check(check);
+  EXPECT_NE(found.find("pool; "), std::string::npos) << found;
+}
+
 TEST_F(PoolStore, AFileThatHoldsSomethingIsNotTaken) {
   const std::string place = directory_ / "precious";
   write_file(place, pattern(7, 100));
