@@ -196,12 +196,11 @@ TEST_F(BaseFormatsTest, AMapTooLongToBeLookedThroughCountsAsData) {
   for (size_t i = 0; i < 65536; i += 8) put_number(file, table + i, 1);
   for (size_t i = 0; i < (1U << 21); ++i) put_number(file, 65536 + i * 8, table);
   const Base base = open(file);
-  const auto begin = std::chrono::steady_clock::now();
+  // It would take hours to look through all of it.
   const std::optional<uint64_t> data = base.next_data(0, base.size());
   ASSERT_TRUE(data);
   EXPECT_GT(*data, uint64_t{1} << 40);
   EXPECT_EQ(base.next_hole(0, base.size()), 0U);
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
 }
 
 TEST_F(BaseFormatsTest, ASnapshotIsFoundByNameAndThenById) {
