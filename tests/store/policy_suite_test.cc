@@ -10,8 +10,10 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <functional>
+#include <future>
 #include <thread>
 
 #include "store/check.h"
@@ -30,6 +32,12 @@ std::span<const Policy> all_policies() {
     return list;
   }();
   return all;
+}
+
+std::vector<std::string> all_names() {
+  std::vector<std::string> names;
+  for (const Policy& policy : all_policies()) names.emplace_back(policy.name);
+  return names;
 }
 
 class PolicySuite : public StoreFixture, public ::testing::WithParamInterface<std::string> {
@@ -337,13 +345,50 @@ TEST_P(PolicySuite, WritesInPlaceNeverReachAnotherImage) {
   for (std::thread& thread : threads) thread.join();
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PolicySuite, ::testing::ValuesIn([] {
-                           std::vector<std::string> names;
-                           for (const Policy& policy : all_policies()) {
-                             names.emplace_back(policy.name);
-                           }
-                           return names;
-                         }()),
+INSTANTIATE_TEST_SUITE_P(All, PolicySuite, ::testing::ValuesIn(all_names()),
+                         [](const auto& policy) { return policy.param; });
+
+// The same, one step after the other: a writer has looked a place up, and is held up before he
+// writes. There is room for little else.
+class SmallSpace : public PolicySuite {
+ protected:
+  SmallSpace() { pool_size_ = 2 * kChunk; }
+};
+
+TEST_P(SmallSpace, APlaceIsNotGivenAwayBelowWhoIsAboutToWriteToIt) {
+  const auto a = use("a");
+  write(*a, 0, filled(kChunk, 0xaa));
+  a->flush();
+  std::promise<void> go_on;
+  std::promise<void> held;
+  std::atomic<bool> first = true;
+  faults_.set([&](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    const bool data =
+        operation == FileOperation::write && path.find("catalog") == std::string::npos;
+    if (data && first.exchange(false)) {
+      held.set_value();
+      go_on.get_future().wait();
+    }
+    return 0;
+  });
+  std::thread writer([&] { write(*a, 0, filled(kChunk, 0xaa)); });
+  held.get_future().wait();
+  auto trim = std::async(std::launch::async, [&] {
+    a->make_zero(0, kChunk);
+    a->flush();
+  });
+  // It may wait for the writer. If it does not, what it freed is there to be had.
+  static_cast<void>(trim.wait_for(std::chrono::milliseconds(300)));
+  const auto b = use("b");
+  write(*b, 0, filled(kChunk, 0xbb));
+  go_on.set_value();
+  writer.join();
+  trim.get();
+  faults_.clear();
+  EXPECT_TRUE(content(*b, 0, kChunk) == filled(kChunk, 0xbb));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SmallSpace, ::testing::ValuesIn(all_names()),
                          [](const auto& policy) { return policy.param; });
 
 class Daily : public PolicySuite {};
