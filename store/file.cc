@@ -50,6 +50,18 @@ bool in_memory(int fd) {
   return ::fstatfs(fd, &host) == 0 && (host.f_type == TMPFS_MAGIC || host.f_type == RAMFS_MAGIC);
 }
 
+/// `code` is write(2)'s.
+Error write_error(const File& file, int code, uint64_t offset) {
+  const std::string where = "write " + file.path() + " at " + std::to_string(offset);
+  // The block layer says that there is no space where a device ends. No waiting for some brings
+  // that end back; one that takes space as it is written to says the same before its end, truly.
+  if (code == ENOSPC && S_ISBLK(file.status().st_mode) && offset >= file.size()) {
+    return Error::with_message(EIO, where + ": the device ends at " + std::to_string(file.size()) +
+                                        ": it has become smaller");
+  }
+  return {code, where};
+}
+
 }  // namespace
 
 File::File(const std::string& path, int flags, mode_t mode, const FaultHook* hook)
@@ -159,7 +171,7 @@ void File::write(std::span<const std::byte> buffer, uint64_t offset) const {
     const ssize_t count = ::pwrite(fd_, buffer.data(), buffer.size(), to_off(offset));
     if (count < 0) {
       if (errno == EINTR) continue;
-      throw Error{errno, "write " + path_ + " at " + std::to_string(offset)};
+      throw write_error(*this, errno, offset);
     }
     offset += static_cast<uint64_t>(count);
     buffer = buffer.subspan(static_cast<size_t>(count));
@@ -173,7 +185,7 @@ void File::write_vector(std::span<iovec> buffers, uint64_t offset) const {
     const ssize_t count = ::pwritev(fd_, buffers.data(), vector_count(buffers), to_off(offset));
     if (count < 0) {
       if (errno == EINTR) continue;
-      throw Error{errno, "write " + path_ + " at " + std::to_string(offset)};
+      throw write_error(*this, errno, offset);
     }
     offset += static_cast<uint64_t>(count);
     drop_front(buffers, static_cast<size_t>(count));

@@ -38,7 +38,7 @@ class Pool : public FullDisk {
     disk_ = std::make_unique<LoopDevice>(disk_file_);
     return *disk_;
   }
-  void GrowDisk(uint64_t size) const {
+  void ResizeDisk(uint64_t size) const {
     File(disk_file_).Truncate(size);
     Must(Execute({"losetup", "--set-capacity", disk_->device()}));
   }
@@ -95,11 +95,11 @@ TEST_F(Pool, ABlockDeviceTakesWhatMachinesWriteAndGrows) {
   EXPECT_TRUE(CowfsJson({"pool", "info", MountPoint()})["device"]);
   EXPECT_TRUE(Mentions(Cowfs({"pool", "grow", MountPoint()}).err, "has not grown"));
   EXPECT_TRUE(Mentions(Cowfs({"pool", "grow", MountPoint(), "1G"}).err, "is a device"));
-  GrowDisk(64 * kMiB);
+  ResizeDisk(64 * kMiB);
   Must(Cowfs({"pool", "grow", MountPoint()}));
   EXPECT_EQ(CowfsJson({"pool", "info", MountPoint()})["size"], 62 * kMiB);
   mount.reset();
-  GrowDisk(96 * kMiB);
+  ResizeDisk(96 * kMiB);
   mount = MountBase();  // the store knows the rest
   EXPECT_EQ(CowfsJson({"pool", "info", MountPoint()})["size"], 94 * kMiB);
   EXPECT_TRUE(Same(bytes, File(*mount / "dom1").Read(0, bytes.size())));
@@ -165,6 +165,20 @@ TEST_F(Pool, AFullPoolHoldsWritesUntilItHasGrown) {
   mount->Unmount();
   Must(Cowfs({"pool", "grow", Store(), "24M"}));
   EXPECT_EQ(CowfsJson({"pool", "info", Store()})["size"], 24 * kMiB);
+}
+
+TEST_F(Pool, WhereADeviceHasBecomeSmallerNobodyWaitsForSpace) {
+  const std::string device = Disk(64 * kMiB).device();
+  auto mount = MountPool({"--pool", device, "-o", "full=wait"});
+  Touch(*mount / "dom1");
+  File(*mount / "dom1").Write(0, RandomBytes(kMiB, 1));
+  Must(Cowfs({"sync", MountPoint()}));
+  ResizeDisk(3 * kMiB);
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 8 * kMiB, RandomBytes(kMiB, 2)), EIO);
+  EXPECT_EQ(Parked(*mount / "dom1"), 0U);
+  EXPECT_TRUE(Mentions(Cowfs({"check", MountPoint()}).out, "has become shorter"));
+  ResizeDisk(64 * kMiB);
+  EXPECT_EQ(WriteDirectly(*mount / "dom1", 8 * kMiB, RandomBytes(kMiB, 2)), 0);
 }
 
 TEST_F(Pool, ServersThatDieAndAreReplacedGoOnWithIt) {
