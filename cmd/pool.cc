@@ -53,6 +53,7 @@ void require_store(const std::string& path) {
 
 Json facts_of_pool(const std::string& path) {
   Json json;
+  Json problem;
   std::string policy;
   if (const std::optional<MountEntry> mount = cowfs_mount_at(path)) {
     const nlohmann::json facts = mount_facts(*mount);
@@ -62,6 +63,7 @@ Json facts_of_pool(const std::string& path) {
     require_store(path);
     const StoreSummary summary = read_store(path, true);
     json = pool_json(summary);
+    if (summary.pool && !summary.pool->problem.empty()) problem = summary.pool->problem;
     policy = summary.facts.policy;
   }
   if (json.is_null()) refuse_without_pool(path, policy);
@@ -72,7 +74,8 @@ Json facts_of_pool(const std::string& path) {
                {"size", size},
                {"used_bytes", size - free},
                {"free_bytes", free},
-               {"used_percent", private_percent(size - free, size)}};
+               {"used_percent", private_percent(size - free, size)},
+               {"problem", problem}};
   return ordered;
 }
 
@@ -87,6 +90,9 @@ void print_text(const Json& json) {
   fmt::print("{:<15} {}, {:.1f}%\n", "used", size("used_bytes"),
              json.at("used_percent").get<double>());
   fmt::print("{:<15} {}\n", "free", size("free_bytes"));
+  if (!json.at("problem").is_null()) {
+    fmt::print("{:<15} {}\n", "problem", json.at("problem").get<std::string>());
+  }
 }
 
 void grow(const std::string& path, std::optional<uint64_t> bytes) {
@@ -144,7 +150,7 @@ int run_pool(const Arguments& arguments) {
   } else {
     print_text(facts);
   }
-  return kDone;
+  return facts.at("problem").is_null() ? kDone : kFailed;
 }
 
 }  // namespace cowfs

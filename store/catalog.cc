@@ -139,8 +139,9 @@ void Catalog::create(const std::string& path, const StoreRow& store, const BaseR
     bind_base(insert, base);
     insert.run();
     if (store.pool_slots) {
-      database.prepare("INSERT INTO pool (id, slots) VALUES (1, ?)")
+      database.prepare("INSERT INTO pool (id, slots, generation, previous) VALUES (1, ?, ?, 0)")
           .bind(1, to_sql(*store.pool_slots))
+          .bind(2, to_sql(store.pool_generation))
           .run();
     }
     replace_backing(database, base.backing);

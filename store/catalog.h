@@ -15,6 +15,7 @@
 #include "store/base_format.h"
 #include "store/db.h"
 #include "store/map_arena.h"
+#include "store/pool_file.h"
 #include "store/schema.h"
 #include "store/slot_map.h"
 
@@ -29,7 +30,9 @@ struct StoreRow {
   uint32_t chunk_size = 0;
   std::string policy;
   int64_t created_ns = 0;
-  std::optional<uint64_t> pool_slots = std::nullopt;  ///< of a policy that has a pool
+  // Of a policy that has a pool.
+  std::optional<uint64_t> pool_slots = std::nullopt;
+  uint64_t pool_generation = 0;
 };
 
 /// How a file of the base was when the store last accepted it (I1).
@@ -140,6 +143,8 @@ class Catalog {
 
   /// How many slots the pool has. EUCLEAN if there is no such row.
   [[nodiscard]] uint64_t pool_slots();
+  /// Likewise.
+  [[nodiscard]] PoolGeneration pool_generation();
   /// Calls `receive` with the slots that are in use, in order.
   void load_used_slots(const std::function<void(SlotRun run)>& receive);
 
@@ -187,6 +192,7 @@ class Catalog {
     void use_slots(std::span<const SlotRun> runs, bool in_use);
     void add_own_chunks(uint64_t layer, int64_t chunks);
     void set_pool_slots(uint64_t slots);
+    void set_pool_generation(const PoolGeneration& generation);
 
     /// That a request was done, by this change, and which image it made, or 0; see Store.
     void record_request(uint64_t request, uint64_t image);

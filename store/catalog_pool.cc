@@ -44,6 +44,17 @@ uint64_t Catalog::pool_slots() {
   return static_cast<uint64_t>(slots);
 }
 
+PoolGeneration Catalog::pool_generation() {
+  const std::lock_guard lock(mutex_);
+  Statement select = database_.prepare("SELECT generation, previous FROM pool WHERE id = 1");
+  const bool there = select.step();
+  if (!there || select.integer(0) < 1 || select.integer(1) < 0) {
+    throw Error::with_message(EUCLEAN, path() + ": damaged: table pool says no generation");
+  }
+  return {.now = static_cast<uint64_t>(select.integer(0)),
+          .before = static_cast<uint64_t>(select.integer(1))};
+}
+
 void Catalog::load_used_slots(const std::function<void(SlotRun run)>& receive) {
   const std::lock_guard lock(mutex_);
   Statement select = database_.prepare("SELECT page, bits FROM pool_page ORDER BY page");
@@ -142,6 +153,13 @@ void Catalog::Change::add_own_chunks(uint64_t layer, int64_t chunks) {
 void Catalog::Change::set_pool_slots(uint64_t slots) {
   catalog_.database_.prepare("UPDATE pool SET slots = ? WHERE id = 1")
       .bind(1, static_cast<int64_t>(slots))
+      .run();
+}
+
+void Catalog::Change::set_pool_generation(const PoolGeneration& generation) {
+  catalog_.database_.prepare("UPDATE pool SET generation = ?, previous = ? WHERE id = 1")
+      .bind(1, static_cast<int64_t>(generation.now))
+      .bind(2, static_cast<int64_t>(generation.before))
       .run();
 }
 

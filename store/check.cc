@@ -413,20 +413,22 @@ void StoreCheck::check_names() {
 
 /// None, with a finding, if it is not there or not the store's.
 void StoreCheck::open_pool(const CheckedCatalog& catalog) {
-  if (!catalog.policy->has_pool) return;
+  if (!catalog.policy->has_pool || !catalog.pool) return;
   const bool used = std::any_of(catalog.layers.begin(), catalog.layers.end(),
                                 [](const auto& layer) { return layer.second.has_present; });
   try {
     std::error_code error;
     const fs::path path = fs::canonical(pool_path(directory_), error);
     pool_.emplace(error ? pool_path(directory_) : path.string(), PoolFile::Access::read, nullptr);
-    // One that was never used gets its header when the store is opened.
-    const PoolHeader header{.uuid = catalog.store.uuid, .chunk_size = catalog.store.chunk_size};
-    if (used || !pool_->is_new(header)) pool_->require(header);
+    const PoolHeader header{.uuid = catalog.store.uuid,
+                            .chunk_size = catalog.store.chunk_size,
+                            .generation = catalog.pool->now};
+    // One that is blank, or whose header was cut short, gets it when the store is opened.
+    static_cast<void>(pool_->judge(header, catalog.pool->before, used));
   } catch (const Error& error) {
     pool_.reset();
     damage("pool", error.what(),
-           "bring it back; or, if it lies elsewhere now, name it with --pool "
+           "bring the right one back; or, if it lies elsewhere now, name it with --pool "
            "when the store is mounted");
   }
 }

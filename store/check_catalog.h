@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,8 @@ struct CheckedCatalog {
   const Policy* policy = nullptr;  ///< the store's
   BaseRow base;
   std::map<uint64_t, CheckedLayer> layers;
-  uint64_t last_layer = 0;  ///< the highest number that a layer ever had
+  uint64_t last_layer = 0;             ///< the highest number that a layer ever had
+  std::optional<PoolGeneration> pool;  ///< of one that has a pool; none: it does not say
 };
 
 /// Verifies the rows of a sound database. With `in_use` it is a server's, which keeps images

@@ -57,11 +57,20 @@ class SlotCheck {
 
   bool read_size() {
     if (!catalog_.policy->has_pool) return true;
-    Statement select = database_.prepare("SELECT slots FROM pool WHERE id = 1");
-    const int64_t slots = select.step() ? select.integer(0) : 0;
+    Statement select =
+        database_.prepare("SELECT slots, generation, previous FROM pool WHERE id = 1");
+    const bool there = select.step();
+    const int64_t slots = there ? select.integer(0) : 0;
     if (slots < 1 || slots > static_cast<int64_t>(SlotMap::kMostSlots)) {
       damage("", 0, "catalog_rows", "catalog: it does not say how large the pool is", kCatalogBack);
       return false;
+    }
+    if (select.integer(1) < 1 || select.integer(2) < 0) {
+      damage("", 0, "catalog_rows", "catalog: it does not say when the pool was used last",
+             kCatalogBack);
+    } else {
+      catalog_.pool = {.now = static_cast<uint64_t>(select.integer(1)),
+                       .before = static_cast<uint64_t>(select.integer(2))};
     }
     slots_ = static_cast<uint64_t>(slots);
     return true;

@@ -6,12 +6,18 @@
 //       20      4  chunk size in bytes
 //       24      8  offset of the first slot in bytes: 2 MiB
 //       32     36  the store's UUID, as text
-//       68         zeros
+//       68      8  generation: see PoolGeneration
+//       76         zeros
 //     4080     16  XXH3-128 over all before it, canonical
 //
 // Integers are little-endian. Slot n lies at 2 MiB + n * chunk size. Every byte of the first 4 KiB
 // counts, so whatever mkfs(8), mkswap(8), a partition table or LVM puts there is seen. Which slots
-// are in use, and how many there are, the catalog says alone.
+// are in use, and how many there are, the catalog says alone: so one that is older than its pool
+// would take for free what is in use, and the generation tells that.
+//
+// The catalog has the number of the next generation, durably, before the header does, and knows the
+// one before. Both headers are known byte for byte, so one that a power cut left half written is
+// told from anything else: each of its sectors is of one of the two.
 
 #include "store/pool_file.h"
 
@@ -25,6 +31,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
+#include <random>
 #include <string_view>
 #include <vector>
 
@@ -41,6 +49,7 @@ constexpr size_t kChunkSizeAt = 20;
 constexpr size_t kDataOffsetAt = 24;
 constexpr size_t kUuidAt = 32;
 constexpr size_t kUuidLength = 36;
+constexpr size_t kGenerationAt = 68;
 constexpr size_t kHashLength = 16;
 constexpr size_t kHashAt = kPoolHeaderSize - kHashLength;
 
@@ -63,6 +72,20 @@ XXH128_canonical_t hash_of(std::span<const std::byte> header) {
   XXH128_canonical_t hash;
   XXH128_canonicalFromHash(&hash, XXH3_128bits(header.data(), kHashAt));
   return hash;
+}
+
+using HeaderBytes = std::array<std::byte, kPoolHeaderSize>;
+
+/// Whether each of its sectors, which are written whole or not at all, is of one of these.
+bool is_made_of(const HeaderBytes& found, std::initializer_list<HeaderBytes> headers) {
+  constexpr size_t kSector = 512;
+  for (size_t at = 0; at < kPoolHeaderSize; at += kSector) {
+    const auto is_of = [&](const HeaderBytes& header) {
+      return std::memcmp(&found[at], &header[at], kSector) == 0;
+    };
+    if (std::none_of(headers.begin(), headers.end(), is_of)) return false;
+  }
+  return true;
 }
 
 File open_pool(const std::string& path, PoolFile::Access access, const FaultHook* hook,
@@ -121,6 +144,7 @@ std::array<std::byte, kPoolHeaderSize> pack(const PoolHeader& header) {
   put_little(bytes, kChunkSizeAt, header.chunk_size);
   put_little(bytes, kDataOffsetAt, kPoolDataOffset);
   std::memcpy(&bytes[kUuidAt], header.uuid.data(), std::min(header.uuid.size(), kUuidLength));
+  put_little(bytes, kGenerationAt, header.generation);
   const XXH128_canonical_t hash = hash_of(bytes);
   std::memcpy(&bytes[kHashAt], hash.digest, kHashLength);
   return bytes;
@@ -142,7 +166,15 @@ PoolHeader unpack_pool_header(std::span<const std::byte> bytes) {
   }
   const auto* uuid = reinterpret_cast<const char*>(&bytes[kUuidAt]);
   return {.uuid = std::string(uuid, kUuidLength),
-          .chunk_size = get_little<uint32_t>(bytes, kChunkSizeAt)};
+          .chunk_size = get_little<uint32_t>(bytes, kChunkSizeAt),
+          .generation = get_little<uint64_t>(bytes, kGenerationAt)};
+}
+
+uint64_t next_generation(uint64_t generation) {
+  constexpr uint64_t kMost = INT32_MAX;  // SQLite's integers are signed
+  std::random_device random;
+  const uint64_t count = std::min(count_of_openings(generation) + 1, kMost);
+  return count << 32U | (random() & UINT32_MAX);
 }
 
 PoolFile::PoolFile(const std::string& path, Access access, const FaultHook* hook)
@@ -152,28 +184,6 @@ PoolFile::PoolFile(const std::string& path, Access access, const FaultHook* hook
 bool PoolFile::is_blank() const {
   if (!is_device_) return !file_.next_data(0).has_value();
   return all_zero(0, kPoolDataOffset);
-}
-
-bool PoolFile::is_new(const PoolHeader& header) const {
-  constexpr size_t kSector = 512;
-  const bool rest_is_blank = is_device_ ? all_zero(kPoolHeaderSize, kPoolDataOffset)
-                                        : !file_.next_data(kPoolHeaderSize).has_value();
-  if (!rest_is_blank) return false;
-  const auto wanted = pack(header);
-  std::array<std::byte, kPoolHeaderSize> found{};
-  static_cast<void>(file_.read(found, 0));
-  for (size_t at = 0; at < kPoolHeaderSize; at += kSector) {
-    const auto sector = std::span(found).subspan(at, kSector);
-    const bool blank = std::all_of(sector.begin(), sector.end(),
-                                   [](std::byte byte) { return byte == std::byte{}; });
-    if (!blank && !std::equal(sector.begin(), sector.end(), wanted.begin() + at)) return false;
-  }
-  return true;
-}
-
-bool PoolFile::has(const PoolHeader& header) const {
-  std::array<std::byte, kPoolHeaderSize> found{};
-  return file_.read(found, 0) == found.size() && found == pack(header);
 }
 
 bool PoolFile::all_zero(uint64_t from, uint64_t to) const {
@@ -212,28 +222,70 @@ void PoolFile::write_blank() const {
   file_.sync();
 }
 
-void PoolFile::require(const PoolHeader& expected) const {
-  std::array<std::byte, kPoolHeaderSize> bytes{};
-  const size_t length = file_.read(bytes, 0);
+bool PoolFile::is_blank_behind_header() const {
+  return is_device_ ? all_zero(kPoolHeaderSize, kPoolDataOffset)
+                    : !file_.next_data(kPoolHeaderSize).has_value();
+}
+
+PoolFile::State PoolFile::judge(const PoolHeader& expected, uint64_t before, bool used) const {
+  HeaderBytes found{};
+  const size_t length = file_.read(found, 0);
+  const HeaderBytes current = pack(expected);
+  if (found == current) return State::current;
+  if (before != 0) {
+    PoolHeader earlier = expected;
+    earlier.generation = before;
+    if (is_made_of(found, {current, pack(earlier)})) return State::cut_short;
+  }
+  if (!used && is_made_of(found, {current, HeaderBytes{}}) && is_blank_behind_header()) {
+    return State::blank;
+  }
+  refuse(std::span(found).first(length), expected);
+}
+
+void PoolFile::refuse(std::span<const std::byte> bytes, const PoolHeader& expected) const {
+  const std::string title = pool_title(path());
   PoolHeader found;
   try {
-    found = unpack_pool_header(std::span(bytes).first(length));
+    found = unpack_pool_header(bytes);
   } catch (const Error& error) {
     throw Error::with_message(error.code() == EPROTONOSUPPORT ? EPROTONOSUPPORT : EUCLEAN,
-                              pool_title(path()) + ": " + error.what() +
+                              title + ": " + error.what() +
                                   ": it is another file or device, or somebody wrote to it (mkfs, "
                                   "say); name the right one with --pool");
   }
   if (found.uuid != expected.uuid) {
-    throw Error::with_message(EUCLEAN, pool_title(path()) + ": belongs to another store, of UUID " +
+    throw Error::with_message(EUCLEAN, title + ": belongs to another store, of UUID " +
                                            printable(found.uuid) + ", not " + expected.uuid +
                                            "; name the right one with --pool");
   }
   if (found.chunk_size != expected.chunk_size) {
     throw Error::with_message(
-        EUCLEAN, pool_title(path()) + ": has chunks of " + std::to_string(found.chunk_size) +
+        EUCLEAN, title + ": has chunks of " + std::to_string(found.chunk_size) +
                      " bytes, and the catalog says " + std::to_string(expected.chunk_size));
   }
+  const uint64_t of_pool = count_of_openings(found.generation);
+  const uint64_t of_catalog = count_of_openings(expected.generation);
+  const std::string counts = " (opening " + std::to_string(of_pool) + "; the catalog knows " +
+                             std::to_string(of_catalog) + ")";
+  if (of_pool > of_catalog) {
+    throw Error::with_message(
+        EUCLEAN, title +
+                     ": is newer than the catalog: another copy of the store has used it since" +
+                     counts +
+                     "; use that copy, or put its catalog.db here: what this one would write goes "
+                     "over what that one has written");
+  }
+  if (of_pool < of_catalog) {
+    throw Error::with_message(
+        EUCLEAN, title +
+                     ": is older than the catalog: it is a copy of an earlier time, and lacks "
+                     "what was written since" +
+                     counts + "; name the right one with --pool");
+  }
+  throw Error::with_message(
+      EUCLEAN, title + ": was used by another copy of the store, and is not the pool of this one" +
+                   counts + "; name the one that this copy used last with --pool");
 }
 
 bool PoolFile::is_in_place() const {

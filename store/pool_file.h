@@ -15,7 +15,19 @@ namespace cowfs {
 struct PoolHeader {
   std::string uuid;         ///< of the store that it belongs to
   uint32_t chunk_size = 0;  ///< bytes
+  uint64_t generation = 0;  ///< see PoolGeneration
 };
+
+/// Which opening of the store for writing was the last: pool and catalog both say it, and belong
+/// together only if they say the same. The upper half counts openings; the lower half is random, so
+/// that two copies of a store which are each opened once are not taken for one another.
+struct PoolGeneration {
+  uint64_t now = 0;
+  uint64_t before = 0;  ///< what the pool had when this one was begun; 0: nothing
+};
+/// What comes after it.
+uint64_t next_generation(uint64_t generation);
+constexpr uint64_t count_of_openings(uint64_t generation) { return generation >> 32U; }
 
 constexpr size_t kPoolHeaderSize = 4096;
 /// Where the first slot begins, in bytes: a multiple of every chunk size.
@@ -45,11 +57,6 @@ class PoolFile {
 
   /// Whether there is nothing in it: a file has no data, a device begins with 2 MiB of zeros.
   [[nodiscard]] bool is_blank() const;
-  /// Whether there is nothing in it but, perhaps, sectors of this header: a power cut leaves that
-  /// of one that was being written.
-  [[nodiscard]] bool is_new(const PoolHeader& header) const;
-  /// Whether it begins with just this header.
-  [[nodiscard]] bool has(const PoolHeader& header) const;
   /// EEXIST, saying what to do, if it is not blank: somebody's data may be in it.
   void require_blank() const;
   /// Makes a pool of it; durable.
@@ -57,8 +64,14 @@ class PoolFile {
   /// Takes the header away again.
   void write_blank() const;
 
-  /// EUCLEAN, saying what became of it, unless it is the pool of this store.
-  void require(const PoolHeader& expected) const;
+  enum class State {
+    current,    ///< it begins with just the header that the catalog speaks of
+    cut_short,  ///< with the one before, or sectors of both: a power cut came while it was written
+    blank,      ///< with nothing, or sectors of its first header
+  };
+  /// How it stands to what the catalog says. EUCLEAN, saying what became of it, unless it is the
+  /// pool of this store as the catalog knows it. Only one that is not `used` may be blank.
+  [[nodiscard]] State judge(const PoolHeader& expected, uint64_t before, bool used) const;
 
   /// Whether its path still leads to what was opened.
   [[nodiscard]] bool is_in_place() const;
@@ -76,6 +89,9 @@ class PoolFile {
 
  private:
   [[nodiscard]] bool all_zero(uint64_t from, uint64_t to) const;
+  [[nodiscard]] bool is_blank_behind_header() const;
+  /// EUCLEAN, with what is wrong.
+  [[noreturn]] void refuse(std::span<const std::byte> found, const PoolHeader& expected) const;
 
   bool made_here_ = false;
   File file_;  // opening it says whether it was made

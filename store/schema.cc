@@ -87,8 +87,10 @@ CREATE TABLE request (
   image INTEGER NOT NULL
 );
 CREATE TABLE pool (
-  id    INTEGER PRIMARY KEY CHECK (id = 1),
-  slots INTEGER NOT NULL
+  id         INTEGER PRIMARY KEY CHECK (id = 1),
+  slots      INTEGER NOT NULL,
+  generation INTEGER NOT NULL,
+  previous   INTEGER NOT NULL
 );
 CREATE TABLE pool_page (
   page INTEGER PRIMARY KEY,
@@ -112,7 +114,7 @@ constexpr std::array kMigrations{
                      " ctime_ns INTEGER NOT NULL, fingerprint BLOB NOT NULL);"
                      "ALTER TABLE layer ADD COLUMN own_chunks INTEGER NOT NULL DEFAULT 0;"
                      "CREATE TABLE pool (id INTEGER PRIMARY KEY CHECK (id = 1), slots INTEGER NOT "
-                     "NULL);"
+                     "NULL, generation INTEGER NOT NULL, previous INTEGER NOT NULL);"
                      "CREATE TABLE pool_page (page INTEGER PRIMARY KEY, bits BLOB NOT NULL);"},
 };
 
@@ -247,7 +249,9 @@ void require_values(Database& database) {
            "id < 1 OR typeof(parent_limit) <> 'integer' OR has_file NOT IN (0, 1) OR "
            "typeof(has_file) <> 'integer' OR typeof(failure) NOT IN ('text', 'null') OR "
            "typeof(own_chunks) <> 'integer' OR own_chunks < 0"},
-      Rule{"pool", "id <> 1 OR typeof(slots) <> 'integer' OR slots < 1"},
+      Rule{"pool",
+           "id <> 1 OR typeof(slots) <> 'integer' OR slots < 1 OR typeof(generation) <> 'integer' "
+           "OR generation < 1 OR typeof(previous) <> 'integer' OR previous < 0"},
       Rule{"image",
            "typeof(name) NOT IN ('text', 'null') OR typeof(layer) <> 'integer' OR "
            "typeof(size) <> 'integer' OR typeof(mode) <> 'integer' OR typeof(uid) <> "

@@ -161,6 +161,7 @@ Store::Store(Options options)
   policy_ = &find_policy(facts_.policy, options_.policies);
   use_pool();
   if (!options_.names_only) check_base();
+  claim_pool();
   load();
   committer_ = std::make_unique<Committer>(
       *catalog_, *reserve_, [this] { return all_images(); }, *options_.log);
@@ -314,7 +315,8 @@ void Store::make(const Schema& schema, const File* parent) {
                              .chunk_size = chunk_size,
                              .policy = std::string(policy.name),
                              .created_ns = catalog_now(),
-                             .pool_slots = pool_slots},
+                             .pool_slots = pool_slots,
+                             .pool_generation = next_generation(0)},
                     base, schema);
   } catch (...) {
     ::umask(old_mask);
@@ -548,6 +550,10 @@ bool Store::close() {
   } catch (const Error& error) {
     options_.log->error("close: {}", error.what());
     good = false;
+  }
+  // A copy of the directory that was made since the opening does not fit from here on.
+  if (pool_file_ && catalog_->is_in_place() && pool_file_->is_in_place()) {
+    attempt([this] { begin_pool_generation(); });
   }
   return good;
 }

@@ -214,8 +214,13 @@ class Store {
   [[nodiscard]] uint64_t plan_pool(ChunkSize chunk) const;
   /// Makes room for them.
   void make_pool(ChunkSize chunk, uint64_t slots);
-  /// Sees to it that the pool is this store's.
+  /// Sees to it that the pool is this store's, as the catalog knows it. Changes nothing.
   void use_pool();
+  /// Makes the pool and the catalog say that they were opened together, before either is changed.
+  void claim_pool();
+  void begin_pool_generation();
+  /// What the pool begins with in this generation.
+  [[nodiscard]] PoolHeader pool_header(uint64_t generation) const;
   void link_pool();
   void unmake_pool();
   void remove_left_overs(const std::vector<LayerRow>& layers);
@@ -255,6 +260,7 @@ class Store {
   std::unique_ptr<PoolFile> pool_file_;
   std::optional<PolicyContext> policy_context_;
   std::unique_ptr<StorePolicy> policy_at_work_;
+  PoolFile::State pool_state_ = PoolFile::State::current;  // as it was found
   bool pool_has_grown_ = false;
   bool made_here_ = false;
   bool log_is_astray_ = false;  // beside a catalog that it does not belong to
@@ -280,6 +286,8 @@ struct StoreSummary {
     bool is_device = false;
     uint64_t size = 0;  ///< bytes
     uint64_t free = 0;  ///< bytes
+    /// Why the store cannot be opened with it, in words; empty: it can be, or it is open.
+    std::string problem;
   };
   std::optional<PoolFacts> pool;            ///< of a store that has one
   std::map<uint64_t, uint64_t> pool_bytes;  ///< by layer, of those that have chunks in it

@@ -44,7 +44,7 @@ void Store::check_pool_in_use(CheckReport& report) {
     if (!pool_file_->is_in_place()) {
       wrong = pool_title(pool_file_->path()) + ": is missing, or something else is in its place";
     } else {
-      pool_file_->require({.uuid = facts_.uuid, .chunk_size = facts_.chunk_size});
+      static_cast<void>(pool_file_->judge(pool_header(catalog_->pool_generation().now), 0, true));
       pool_file_->require_room(catalog_->pool_slots(), ChunkSize(facts_.chunk_size));
     }
   } catch (const Error& error) {

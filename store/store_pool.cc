@@ -8,6 +8,10 @@
 // a catalog that names no slot of it, and writes the header. So a making that was cut short leaves
 // nothing that has to be cleaned up, half a header neither, and a pool with a whole one is always
 // somebody's. Where the store has a link only, that has to be somebody's wish: the pool is named.
+//
+// Each opening for writing begins a generation (PoolGeneration), before it changes anything of the
+// pool, and so does each close that is in order. So a copy of the store from before then, or a copy
+// of the pool, is refused.
 
 #include <spdlog/logger.h>
 #include <sys/stat.h>
@@ -164,24 +168,20 @@ void Store::use_pool() {
                                            " is missing, and all that the machines wrote with it; "
                                            "name it with --pool if it lies elsewhere now");
   }
-  const PoolHeader header{.uuid = facts_.uuid, .chunk_size = facts_.chunk_size};
   bool used = false;
   catalog_->load_used_slots([&used](SlotRun) { used = true; });
-  const bool is_new = !used && pool_file_->is_new(header);
-  if (!is_new) pool_file_->require(header);
+  const PoolGeneration generation = catalog_->pool_generation();
+  pool_state_ = pool_file_->judge(pool_header(generation.now), generation.before, used);
   pool_file_->require_room(catalog_->pool_slots(), ChunkSize(facts_.chunk_size));
-  if (is_new && !pool_file_->has(header)) {
-    // A link alone may be a stranger's, and lead to a device that nobody wants written to (I10).
-    std::error_code ignored;
-    if (!options_.pool && std::filesystem::is_symlink(pool_path(facts_.directory), ignored)) {
-      throw Error::with_message(EUCLEAN,
-                                pool_title(pool_file_->path()) +
-                                    ": is not in use yet, or was cleared, and the store has a link "
-                                    "to it; if it is to be the pool, name it with --pool");
-    }
-    pool_file_->write_header(header);
+  // A link alone may be a stranger's, and lead to a device that nobody wants written to (I10).
+  std::error_code ignored;
+  if (pool_state_ == PoolFile::State::blank && !options_.pool &&
+      std::filesystem::is_symlink(pool_path(facts_.directory), ignored)) {
+    throw Error::with_message(EUCLEAN,
+                              pool_title(pool_file_->path()) +
+                                  ": is not in use yet, or was cleared, and the store has a link "
+                                  "to it; if it is to be the pool, name it with --pool");
   }
-  link_pool();
   const uint64_t bytes = ChunkSize(facts_.chunk_size).offset_of(catalog_->pool_slots());
   if (!made_here_ && options_.pool_size && *options_.pool_size != bytes) {
     options_.log->warn(
@@ -190,6 +190,32 @@ void Store::use_pool() {
         "it",
         pool_title(pool_file_->path()), bytes);
   }
+}
+
+PoolHeader Store::pool_header(uint64_t generation) const {
+  return {.uuid = facts_.uuid, .chunk_size = facts_.chunk_size, .generation = generation};
+}
+
+void Store::claim_pool() {
+  if (!pool_file_) return;
+  // What was begun is ended first: the next generation can be told from one before it, not two.
+  if (pool_state_ != PoolFile::State::current) {
+    const PoolHeader header = pool_header(catalog_->pool_generation().now);
+    with_room([&] { pool_file_->write_header(header); });
+  }
+  link_pool();
+  // A server that goes on for one that was killed goes on in its generation: nobody else has had
+  // the store since, and there may be no space for a commit.
+  if (!options_.live->taken_over()) begin_pool_generation();
+}
+
+void Store::begin_pool_generation() {
+  const uint64_t before = catalog_->pool_generation().now;
+  const uint64_t now = next_generation(before);
+  // The catalog first: a pool is never of a generation that its own catalog does not know.
+  catalog_->change(
+      [&](Catalog::Change& change) { change.set_pool_generation({.now = now, .before = before}); });
+  with_room([&] { pool_file_->write_header(pool_header(now)); });
 }
 
 void Store::unmake_pool() {

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "store/error.h"
 #include "store/layout.h"
+#include "store/pool_file.h"
 #include "store/store.h"
 
 namespace cowfs {
@@ -33,18 +35,36 @@ StoreFacts facts_of(const std::string& directory, Catalog& catalog) {
 
 namespace {
 
-StoreSummary::PoolFacts pool_facts(const StoreFacts& facts, Catalog& catalog) {
+/// See PoolFacts.
+std::string problem_of_pool(const std::string& path, const StoreFacts& facts, Catalog& catalog,
+                            bool used) {
+  try {
+    const PoolFile pool(path, PoolFile::Access::read, nullptr);
+    const PoolGeneration generation = catalog.pool_generation();
+    static_cast<void>(pool.judge(
+        {.uuid = facts.uuid, .chunk_size = facts.chunk_size, .generation = generation.now},
+        generation.before, used));
+    pool.require_room(catalog.pool_slots(), ChunkSize(facts.chunk_size));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+StoreSummary::PoolFacts pool_facts(const StoreFacts& facts, Catalog& catalog, bool is_open) {
   const ChunkSize chunk(facts.chunk_size);
   uint64_t used = 0;
   catalog.load_used_slots([&used](SlotRun run) { used += run.count; });
   const uint64_t slots = catalog.pool_slots();
   const std::string path = pool_path(facts.directory);
   std::error_code error;
-  const fs::path real = fs::canonical(path, error);
-  return {.path = error ? path : real.string(),
+  const fs::path canonical = fs::canonical(path, error);
+  const std::string real = error ? path : canonical.string();
+  return {.path = real,
           .is_device = fs::is_block_file(path, error),
           .size = chunk.offset_of(slots),
-          .free = chunk.offset_of(slots - std::min(used, slots))};
+          .free = chunk.offset_of(slots - std::min(used, slots)),
+          .problem = is_open ? "" : problem_of_pool(real, facts, catalog, used > 0)};
 }
 
 }  // namespace
@@ -69,7 +89,8 @@ StoreSummary summarize_store(const std::string& directory) {
     }
   }
   std::optional<StoreSummary::PoolFacts> pool;
-  if (find_policy(facts.policy).has_pool) pool = pool_facts(facts, catalog);
+  if (find_policy(facts.policy).has_pool)
+    pool = pool_facts(facts, catalog, look.holder().has_value());
   return {.facts = std::move(facts),
           .base_written_ns = catalog.base().written_ns,
           .images = catalog.images(),

@@ -118,7 +118,7 @@ constexpr std::array kTables = std::to_array<Table>({
     {"sqlite_sequence", "name", {"name", "seq"}},
 #ifdef COWFS_FUZZ_POOL
     {"layer", "id", {"id", "own_chunks"}},
-    {"pool", "id", {"id", "slots"}},
+    {"pool", "id", {"id", "slots", "generation", "previous"}},
     {"pool_page", "page", {"page", "bits"}},
 #endif
 });

@@ -11,8 +11,10 @@
 #include <cerrno>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "store/check.h"
+#include "store/descriptor.h"
 #include "store/slot_allocator.h"
 #include "store/slot_map.h"
 #include "tests/store/support.h"
@@ -180,10 +182,26 @@ TEST(SlotAllocator, Grows) {
 // ---- the header ---------------------------------------------------------------------------------
 
 TEST(PoolHeader, SaysWhatWasPacked) {
-  const PoolHeader header{.uuid = "01234567-89ab-4cde-8f01-23456789abcd", .chunk_size = 65536};
+  const PoolHeader header{.uuid = "01234567-89ab-4cde-8f01-23456789abcd",
+                          .chunk_size = 65536,
+                          .generation = 0x0123456789abcdef};
   const PoolHeader found = unpack_pool_header(pack(header));
   EXPECT_EQ(found.uuid, header.uuid);
   EXPECT_EQ(found.chunk_size, header.chunk_size);
+  EXPECT_EQ(found.generation, header.generation);
+  EXPECT_EQ(pack(header)[68], std::byte{0xef});
+  EXPECT_EQ(pack(header)[75], std::byte{0x01});
+}
+
+TEST(PoolHeader, GenerationsAreCountedAndDoNotCoincide) {
+  const uint64_t first = next_generation(0);
+  EXPECT_EQ(count_of_openings(first), 1U);
+  EXPECT_EQ(count_of_openings(next_generation(first)), 2U);
+  std::set<uint64_t> seen;
+  for (int i = 0; i < 16; ++i) seen.insert(next_generation(first));
+  EXPECT_GT(seen.size(), 14U);
+  // Whatever a stranger's catalog says: SQLite's integers are signed.
+  EXPECT_LE(next_generation(INT64_MAX), uint64_t{INT64_MAX});
 }
 
 TEST(PoolHeader, EveryByteCounts) {
@@ -211,7 +229,8 @@ class PoolStore : public StoreFixture {
     store_.reset();
     return error_of([this] { open(); });
   }
-  std::string check(bool repair = false) {
+  std::string check(bool repair = false) { return check_of(store_path(), repair); }
+  static std::string check_of(const std::string& store, bool repair = false) {
     CheckOptions check;
     check.repair = repair;
     std::string found;
@@ -220,8 +239,37 @@ class PoolStore : public StoreFixture {
         found += finding.kind + (finding.repaired ? " repaired; " : "; ");
       }
     };
-    check_store(store_path(), check);
+    check_store(store, check);
     return found;
+  }
+  /// Of a store that is not open.
+  PoolGeneration generation() {
+    return Catalog(catalog_path(), Database::Mode::read_only).pool_generation();
+  }
+  std::array<std::byte, kPoolHeaderSize> header(uint64_t generation) {
+    const StoreRow row = Catalog(catalog_path(), Database::Mode::read_only).store();
+    return pack({.uuid = row.uuid, .chunk_size = row.chunk_size, .generation = generation});
+  }
+  void close() {
+    ASSERT_TRUE(store_->close());
+    store_.reset();
+  }
+  void copy_store(const std::string& to) {
+    std::filesystem::remove_all(to);
+    std::filesystem::copy(
+        store_path(), to,
+        std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
+  }
+  Error refusal_of(const std::string& store) {
+    Store::Options wanted = options();
+    wanted.directory = store;
+    wanted.pool_size.reset();
+    return error_of([&] { const Store other(wanted); });
+  }
+  void open_with_pool(const std::string& pool) {
+    Store::Options wanted = options();
+    wanted.pool = pool;
+    store_ = std::make_unique<Store>(wanted);
   }
   void use_some() {
     open();
@@ -443,26 +491,221 @@ TEST_F(PoolStore, AStoreWhoseMakingWasCutShortIsMadeAnew) {
 }
 
 // A sector is written whole or not at all.
-TEST_F(PoolStore, AHeaderThatAPowerCutLeftHalfWrittenIsWrittenAnew) {
+TEST_F(PoolStore, AFirstHeaderThatAPowerCutLeftHalfWrittenIsWrittenAnew) {
   open();
-  const StoreFacts facts = store_->facts();
   store_.reset();
-  const auto header = pack({.uuid = facts.uuid, .chunk_size = facts.chunk_size});
   const File pool(pool_path(), O_RDWR);
   for (const size_t torn : {size_t{0}, size_t{7 * 512}}) {
     pool.write(Bytes(512), torn);
     EXPECT_EQ(check(), "");
     open();
     store_.reset();
-    Bytes found(header.size());
+    Bytes found(kPoolHeaderSize);
     pool.read_exactly(found, 0);
-    EXPECT_TRUE(std::equal(found.begin(), found.end(), header.begin()));
+    const auto wanted = header(generation().now);
+    EXPECT_TRUE(std::equal(found.begin(), found.end(), wanted.begin()));
   }
   // Not where something lies in it.
   use_some();
   store_.reset();
   pool.write(Bytes(512), 0);
   EXPECT_EQ(refusal().code(), EUCLEAN);
+}
+
+// ---- generations --------------------------------------------------------------------------------
+
+TEST_F(PoolStore, EachOpeningAndEachCloseBeginsAGeneration) {
+  open();
+  store_.reset();
+  const uint64_t first = generation().now;
+  EXPECT_EQ(count_of_openings(first), 2U);  // made, opened
+  open();
+  close();
+  EXPECT_EQ(count_of_openings(generation().now), 4U);
+  EXPECT_EQ(count_of_openings(generation().before), 3U);
+  EXPECT_EQ(check(), "");
+  EXPECT_EQ(count_of_openings(generation().now), 4U) << "a look changes nothing";
+  Store::Options names = options();
+  names.names_only = true;
+  names.pool_size.reset();
+  { const Store store(names); }
+  EXPECT_EQ(count_of_openings(generation().now), 5U);
+}
+
+TEST_F(PoolStore, ACopyOfTheStoreOverAPoolThatWasUsedSinceIsRefused) {
+  const std::string pool = directory_ / "elsewhere";
+  const std::string copy = directory_ / "copy";
+  open_with_pool(pool);
+  write(*use("a"), 0, pattern(2, 4 * kPoolChunk));
+  close();
+  copy_store(copy);
+  EXPECT_EQ(check_of(copy), "");
+  open_with_pool(pool);
+  write(*use("b"), 0, pattern(3, 4 * kPoolChunk));
+  close();
+  const Bytes before = read_file(pool);
+  const Error error = refusal_of(copy);
+  EXPECT_EQ(error.code(), EUCLEAN);
+  EXPECT_NE(std::string(error.what()).find("is newer than the catalog"), std::string::npos)
+      << error.what();
+  EXPECT_EQ(check_of(copy), "pool; ");
+  EXPECT_EQ(summarize_store(copy).pool->problem, error.what());
+  EXPECT_EQ(summarize_store(store_path()).pool->problem, "");
+  EXPECT_EQ(read_file(pool), before);
+  // The one that was used last is as good as before.
+  EXPECT_EQ(check(), "");
+  open_with_pool(pool);
+  EXPECT_EQ(content(*use("b"), 0, 4 * kPoolChunk), pattern(3, 4 * kPoolChunk));
+}
+
+TEST_F(PoolStore, ACopyThatWasMadeWhileTheStoreWasOpenIsRefusedOnceItIsClosed) {
+  const std::string pool = directory_ / "elsewhere";
+  const std::string copy = directory_ / "copy";
+  open_with_pool(pool);
+  copy_store(copy);
+  write(*use("a"), 0, pattern(2, kPoolChunk));
+  close();
+  const Error error = refusal_of(copy);
+  EXPECT_EQ(error.code(), EUCLEAN);
+  EXPECT_NE(std::string(error.what()).find("is newer"), std::string::npos) << error.what();
+}
+
+TEST_F(PoolStore, APoolOfAnEarlierTimeIsRefused) {
+  use_some();
+  close();
+  const std::string kept = directory_ / "kept";
+  std::filesystem::copy_file(pool_path(), kept);
+  open();
+  write(*use("b"), 0, pattern(3, kPoolChunk));
+  close();
+  std::filesystem::rename(kept, pool_path());
+  const Error error = refusal();
+  EXPECT_EQ(error.code(), EUCLEAN);
+  EXPECT_NE(std::string(error.what()).find("is older than the catalog"), std::string::npos)
+      << error.what();
+  EXPECT_EQ(check(), "pool; ");
+}
+
+// As where two disks are exchanged at boot: both stores have one UUID and were opened as often.
+TEST_F(PoolStore, TwoCopiesThatWereUsedAsOftenDoNotTakeEachOthersPools) {
+  use_some();
+  close();
+  const std::string copy = directory_ / "copy";
+  copy_store(copy);
+  open();
+  close();
+  Store::Options wanted = options();
+  wanted.directory = copy;
+  wanted.pool_size.reset();
+  {
+    Store other(wanted);
+    EXPECT_TRUE(other.close());
+  }
+  const std::string theirs = copy + "/pool";
+  const std::string aside = directory_ / "aside";
+  std::filesystem::rename(theirs, aside);
+  std::filesystem::rename(pool_path(), theirs);
+  std::filesystem::rename(aside, pool_path());
+  for (const Error& error : {refusal(), refusal_of(copy)}) {
+    EXPECT_EQ(error.code(), EUCLEAN);
+    EXPECT_NE(std::string(error.what()).find("used by another copy"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(PoolStore, AHeaderThatAPowerCutLeftHalfWrittenIsAccepted) {
+  use_some();
+  close();
+  const File pool(pool_path(), O_RDWR);
+  constexpr size_t kSector = 512;
+  for (size_t kept = 0; kept <= kPoolHeaderSize; kept += kSector) {
+    // All of the new one but this sector; at last all of the old one.
+    const PoolGeneration now = generation();
+    const auto old_header = header(now.before);
+    if (kept < kPoolHeaderSize) {
+      pool.write(std::span(old_header).subspan(kept, kSector), kept);
+    } else {
+      pool.write(old_header, 0);
+    }
+    EXPECT_EQ(check(), "") << kept;
+    open();
+    EXPECT_EQ(content(*use("a"), 0, 4 * kPoolChunk), pattern(2, 4 * kPoolChunk));
+    close();
+    Bytes found(kPoolHeaderSize);
+    pool.read_exactly(found, 0);
+    const auto wanted = header(generation().now);
+    EXPECT_TRUE(std::equal(found.begin(), found.end(), wanted.begin())) << kept;
+  }
+  // A sector of any other header is none of a power cut.
+  const auto foreign = header(generation().now + 1);
+  pool.write(std::span(foreign).first(kSector), 0);
+  EXPECT_EQ(refusal().code(), EUCLEAN);
+  EXPECT_EQ(check(), "pool; ");
+}
+
+TEST_F(PoolStore, OpeningsThatAreCutShortBetweenCatalogAndPoolDoNotAddUp) {
+  use_some();
+  close();
+  // The catalog has the next generation, the pool not yet; and after that, once more.
+  for (int i = 0; i < 3; ++i) {
+    faults_.set([this](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+      return path == pool_path() && operation == FileOperation::write ? EIO : 0;
+    });
+    EXPECT_EQ(refusal().code(), EIO);
+    faults_.clear();
+    EXPECT_EQ(check(), "");
+  }
+  open();
+  EXPECT_EQ(content(*use("a"), 0, 4 * kPoolChunk), pattern(2, 4 * kPoolChunk));
+  // What had been begun is not a generation that a copy can hold on to.
+  store_.reset();
+  faults_.set([this](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    return path == pool_path() && operation == FileOperation::write ? EIO : 0;
+  });
+  EXPECT_EQ(refusal().code(), EIO);
+  faults_.clear();
+  const std::string copy = directory_ / "copy";
+  copy_store(copy);
+  open();
+  store_.reset();
+  std::filesystem::copy_file(pool_path(), copy + "/pool",
+                             std::filesystem::copy_options::overwrite_existing);
+  EXPECT_NE(std::string(refusal_of(copy).what()).find("is newer"), std::string::npos);
+}
+
+TEST_F(PoolStore, AServerThatTakesOverGoesOnInTheGeneration) {
+  const Descriptor memory(LiveMemory::make(), "memory");
+  Store::Options wanted = options();
+  wanted.live = std::make_shared<LiveMemory>(memory.fd());
+  store_ = std::make_unique<Store>(wanted);
+  {
+    const auto image = use("a");
+    write(*image, 0, pattern(2, kPoolChunk));
+    image->flush();
+  }
+  store_.reset();
+  const uint64_t before = generation().now;
+  wanted.pool_size.reset();
+  wanted.create = false;
+  wanted.live = std::make_shared<LiveMemory>(memory.fd());
+  ASSERT_TRUE(wanted.live->taken_over());
+  store_ = std::make_unique<Store>(wanted);
+  EXPECT_EQ(content(*use("a"), 0, kPoolChunk), pattern(2, kPoolChunk));
+  store_.reset();
+  EXPECT_EQ(generation().now, before);
+}
+
+// A host that writes elsewhere, as btrfs does, needs space for a header too.
+TEST_F(PoolStore, AFullDiskDoesNotKeepTheStoreFromBeingOpened) {
+  use_some();
+  close();
+  bool full = true;
+  faults_.set([&](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    if (path != pool_path() || operation != FileOperation::write) return 0;
+    return std::exchange(full, false) ? ENOSPC : 0;
+  });
+  open();
+  EXPECT_FALSE(full);
 }
 
 TEST_F(PoolStore, CheckFindsSlotsThatAreLostFreeOrSharedAndRepairs) {
