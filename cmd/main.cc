@@ -29,7 +29,7 @@ constexpr std::array kCommands{
     Command{"mv", "rename an image", run_mv},
     Command{"resize", "change the size of an image", run_resize},
     Command{"limit", "bound the space that an image takes of its own", run_limit},
-    Command{"pool", "tell of the pool of a store, or enlarge it", run_pool},
+    Command{"pool", "tell of the pool of a store, enlarge or mend it", run_pool},
     // Its 2 is damage.
     Command{"check", "verify a store, and repair what can be repaired", run_check, kFailed},
 };

@@ -16,20 +16,24 @@
 #include "cmd/target.h"
 #include "fs/control.h"
 #include "store/error.h"
+#include "store/pool_restore.h"
 
 namespace cowfs {
 namespace {
 
 constexpr HelpTexts kHelp{
     .command = "pool",
-    .usage = "[OPTION]... info|grow MOUNT|STORE [SIZE]",
+    .usage = "[OPTION]... info|grow|restore-header MOUNT|STORE [SIZE]",
     .what =
         "Tells of the pool in which a store of policy pool keeps what its machines write, or makes "
-        "it\nlarger: a file to SIZE; a block device that has grown is taken over without SIZE.",
+        "it\nlarger: a file to SIZE; a block device that has grown is taken over without SIZE. Of "
+        "a store\nthat is not mounted, writes the pool's header anew after something was written "
+        "over it.",
     .examples =
         "  cowfs pool info /mnt/vms\n"
         "  cowfs pool grow /mnt/vms 200G\n"
-        "  cowfs pool grow /srv/base.img.cowfs 200G\n"};
+        "  cowfs pool grow /srv/base.img.cowfs 200G\n"
+        "  cowfs pool restore-header /srv/base.img.cowfs\n"};
 
 [[noreturn]] void refuse_without_pool(const std::string& path, const std::string& policy) {
   throw Error::with_message(
@@ -122,6 +126,31 @@ void grow(const std::string& path, std::optional<uint64_t> bytes) {
   close_store(*store);
 }
 
+void restore_header(const std::string& path, bool force, bool as_json) {
+  if (cowfs_mount_at(path)) {
+    throw Error::with_message(
+        EBUSY, path + ": is mounted; the header is written anew of a store that is not");
+  }
+  require_store(path);
+  const std::string store = absolute_path(path);
+  const RestoredHeader header =
+      pointing_to_check(store, [&] { return restore_pool_header(store, force); });
+  const bool written = !header.found.empty();
+  if (as_json) {
+    print_json({{"pool", header.pool},
+                {"written", written},
+                {"found", written ? Json(header.found) : Json()},
+                {"saved", header.saved.empty() ? Json() : Json(header.saved)}});
+    return;
+  }
+  if (!written) {
+    fmt::print("pool {}: has its header; nothing was written\n", header.pool);
+    return;
+  }
+  fmt::print("pool {}: began with {}; its header is written anew\n", header.pool, header.found);
+  if (!header.saved.empty()) fmt::print("what was there is saved as {}\n", header.saved);
+}
+
 }  // namespace
 
 int run_pool(const Arguments& arguments) {
@@ -129,19 +158,29 @@ int run_pool(const Arguments& arguments) {
   std::string path;
   std::string size;
   bool as_json = false;
+  bool force = false;
   CommandLine line(kHelp);
-  line.argument("ACTION", what, "info: tell of it; grow: make it larger");
+  line.argument(
+      "ACTION", what,
+      "info: tell of it; grow: make it larger; restore-header: write its first 4 KiB anew");
   line.argument("MOUNT|STORE", path, "a mount point, or the directory of a store");
   line.argument("SIZE", size, "of a pool in a file: bytes, or with K, M, G, T",
                 CommandLine::Needed::no);
   line.flag("--json", as_json, "print JSON; cowfs-pool(1) has the keys");
+  line.flag("--force", force,
+            "restore-header: also where more was written over, or nothing seems to be there");
   if (!line.parse(arguments)) return kDone;
+  if (force && what != "restore-header") throw UsageError("--force goes with restore-header");
   if (what == "info") {
     if (!size.empty()) throw UsageError("pool info takes no SIZE");
   } else if (what == "grow") {
     grow(path, size.empty() ? std::nullopt : std::optional(parse_size(size)));
+  } else if (what == "restore-header") {
+    if (!size.empty()) throw UsageError("pool restore-header takes no SIZE");
+    restore_header(path, force, as_json);
+    return kDone;
   } else {
-    throw UsageError("'" + what + "': there is info and grow");
+    throw UsageError("'" + what + "': there is info, grow and restore-header");
   }
   if (what == "grow" && !as_json) return kDone;
   const Json facts = facts_of_pool(path);

@@ -397,7 +397,8 @@ void StoreCheck::check_names() {
     if (std::find(kKnown.begin(), kKnown.end(), name) != kKnown.end()) continue;
     // Copies of the catalog, and one whose making was cut short.
     if (name.starts_with("catalog.db.v") || name.starts_with("catalog.db.before-repair") ||
-        name.starts_with("catalog.db.rescued") || name.starts_with("catalog.db.new")) {
+        name.starts_with("catalog.db.rescued") || name.starts_with("catalog.db.new") ||
+        name.starts_with("pool.before-restore")) {
       continue;
     }
     note(name + " is none of cowfs's files; it is left alone");

@@ -252,7 +252,8 @@ void PoolFile::refuse(std::span<const std::byte> bytes, const PoolHeader& expect
     throw Error::with_message(error.code() == EPROTONOSUPPORT ? EPROTONOSUPPORT : EUCLEAN,
                               title + ": " + error.what() +
                                   ": it is another file or device, or somebody wrote to it (mkfs, "
-                                  "say); name the right one with --pool");
+                                  "say); name the right one with --pool; if this is it, `cowfs "
+                                  "pool restore-header` writes its header anew");
   }
   if (found.uuid != expected.uuid) {
     throw Error::with_message(EUCLEAN, title + ": belongs to another store, of UUID " +

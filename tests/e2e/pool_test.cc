@@ -132,7 +132,6 @@ TEST_F(Pool, MkfsOnThePoolAndAnotherStoresPoolAreSeen) {
   // Nobody makes a file system on what is in use.
   EXPECT_NE(Execute({"mkfs.xfs", "-q", "-f", device}).status, 0);
   mount.reset();
-  const Bytes sound = ReadFile(disk_file_);
   {
     const Result another = Cowfs({"mount", "--policy", "pool", "--pool", device, "--store",
                                   Scratch() / "other", Base(), MountPoint()});
@@ -146,9 +145,11 @@ TEST_F(Pool, MkfsOnThePoolAndAnotherStoresPoolAreSeen) {
   const Result check = Cowfs({"check", Store()});
   EXPECT_EQ(check.status, 2);
   EXPECT_TRUE(Mentions(check.out, device));
-  File(disk_file_).Write(0, sound.substr(0, 64 * kKiB));
-  File(device).DropPages();
+  EXPECT_TRUE(Mentions(wiped.err, "restore-header"));
+  EXPECT_TRUE(Mentions(Must(Cowfs({"pool", "restore-header", Store()})), "swap space"));
   mount = MountBase();
+  EXPECT_TRUE(Mentions(Cowfs({"pool", "restore-header", MountPoint()}).err, "is mounted"));
+  EXPECT_TRUE(Mentions(Cowfs({"pool", "restore-header", Store()}).err, "mount"));
   EXPECT_TRUE(Same(RandomBytes(kMiB, 1), File(*mount / "dom1").Read(0, kMiB)));
 }
 
@@ -227,6 +228,7 @@ TEST_F(Pool, ServersThatDieAndAreReplacedGoOnWithIt) {
 }
 
 TEST_F(Pool, WhatGoesTogetherAndWhatDoesNotIsSaid) {
+  EXPECT_TRUE(Mentions(Cowfs({"pool", "--force", "info", Store()}).err, "restore-header"));
   EXPECT_TRUE(
       Mentions(Cowfs({"mount", "--pool-size", "1G", Base(), MountPoint()}).err, "--policy pool"));
   EXPECT_FALSE(std::filesystem::exists(Store()));

@@ -9,12 +9,14 @@
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
 
 #include "store/check.h"
 #include "store/descriptor.h"
+#include "store/pool_restore.h"
 #include "store/slot_allocator.h"
 #include "store/slot_map.h"
 #include "tests/store/support.h"
@@ -706,6 +708,69 @@ TEST_F(PoolStore, AFullDiskDoesNotKeepTheStoreFromBeingOpened) {
   });
   open();
   EXPECT_FALSE(full);
+}
+
+// ---- a header that was written over -------------------------------------------------------------
+
+TEST_F(PoolStore, AHeaderThatWasWrittenOverIsRestoredAndWhatWasThereKept) {
+  use_some();
+  close();
+  Bytes swap = pattern(9, kPoolHeaderSize);
+  std::memcpy(&swap[4086], "SWAPSPACE2", 10);
+  File(pool_path(), O_RDWR).write(swap, 0);
+  const Error error = refusal();
+  EXPECT_NE(std::string(error.what()).find("restore-header"), std::string::npos) << error.what();
+  const RestoredHeader restored = restore_pool_header(store_path(), false);
+  EXPECT_EQ(restored.found, "swap space (mkswap)");
+  EXPECT_EQ(read_file(restored.saved), swap);
+  EXPECT_EQ(check(), "");
+  EXPECT_EQ(restore_pool_header(store_path(), false).found, "");
+  open();
+  EXPECT_EQ(content(*use("a"), 0, 4 * kPoolChunk), pattern(2, 4 * kPoolChunk));
+}
+
+TEST_F(PoolStore, AValidHeaderIsNotWrittenOver) {
+  use_some();
+  close();
+  const auto now = header(generation().now);
+  const std::string uuid = "01234567-89ab-4cde-8f01-23456789abcd";
+  for (const auto& other : {pack({.uuid = uuid, .chunk_size = kPoolChunk, .generation = 1}),
+                            header(next_generation(generation().now)), header(1)}) {
+    File(pool_path(), O_RDWR).write(other, 0);
+    for (const bool force : {false, true}) {
+      EXPECT_EQ(error_of([&] { restore_pool_header(store_path(), force); }).code(), EUCLEAN);
+    }
+    Bytes found(kPoolHeaderSize);
+    File(pool_path(), O_RDONLY).read_exactly(found, 0);
+    EXPECT_TRUE(std::equal(found.begin(), found.end(), other.begin()));
+  }
+  File(pool_path(), O_RDWR).write(now, 0);
+  open();
+}
+
+TEST_F(PoolStore, WhatMayBeAnotherDeviceGetsAHeaderByForceOnly) {
+  use_some();
+  close();
+  const auto refused = [&](const std::string& why) {
+    const Error error = error_of([&] { restore_pool_header(store_path(), false); });
+    EXPECT_EQ(error.code(), EUCLEAN);
+    EXPECT_NE(std::string(error.what()).find(why), std::string::npos) << error.what();
+  };
+  const std::string kept = directory_ / "kept";
+  std::filesystem::copy_file(pool_path(), kept);
+  File(pool_path(), O_RDWR).write(pattern(9, 16384), 0);
+  refused("more than that in its first 2 MiB");
+  // One that was made anew.
+  const uint64_t size = std::filesystem::file_size(pool_path());
+  std::filesystem::resize_file(pool_path(), 0);
+  refused("has become shorter");
+  std::filesystem::resize_file(pool_path(), size);
+  refused("holds only zeros where images have chunks");
+  std::filesystem::rename(kept, pool_path());
+  File(pool_path(), O_RDWR).write(pattern(9, 16384), 0);
+  EXPECT_EQ(restore_pool_header(store_path(), true).found, "what is no header of a pool");
+  open();
+  EXPECT_EQ(content(*use("a"), 0, 4 * kPoolChunk), pattern(2, 4 * kPoolChunk));
 }
 
 TEST_F(PoolStore, CheckFindsSlotsThatAreLostFreeOrSharedAndRepairs) {
