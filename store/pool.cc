@@ -84,7 +84,10 @@ void Pool::grow(std::optional<uint64_t> bytes) {
   const std::lock_guard lock(grow_mutex_);
   const uint64_t slots = chunk_.chunk_of(*bytes);
   if (slots > SlotMap::kMostSlots) {
-    throw Error::with_message(ERANGE, title + ": no pool of such chunks can be so large");
+    const uint64_t most = chunk_.offset_of(uint64_t{1} << 32U) >> 40U;
+    throw Error::with_message(ERANGE, title + ": with chunks of " + std::to_string(chunk_.bytes()) +
+                                          " bytes a pool has to be smaller than " +
+                                          std::to_string(most) + " TiB");
   }
   if (slots <= slots_.slots()) {
     throw Error::with_message(EINVAL, title + ": has " +

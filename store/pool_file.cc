@@ -313,7 +313,15 @@ void PoolFile::make_room(uint64_t slots, ChunkSize chunk) const {
   if (is_device_) {
     throw Error::with_message(EINVAL, pool_title(path()) + ": is a device: it has the size it has");
   }
-  file_.truncate(offset_of(slots, chunk));
+  const uint64_t size = offset_of(slots, chunk);
+  try {
+    file_.truncate(size);
+  } catch (const Error& error) {
+    if (error.code() != EFBIG) throw;
+    throw Error::with_message(EFBIG, pool_title(path()) + ": its file system takes no file of " +
+                                         std::to_string(size) +
+                                         " bytes; let the pool be smaller, or lie elsewhere");
+  }
   file_.sync();
 }
 

@@ -94,6 +94,15 @@ Store::Store(Options options)
   if (there && !fs::is_directory(directory)) {
     throw Error::with_message(ENOTDIR, "store " + directory + ": is not a directory");
   }
+  // What is made below goes again where something fails, so that the next attempt is none the worse
+  // for this one. What was there is left, half made or not.
+  struct Unmake {
+    Store& store;
+    bool armed;
+    ~Unmake() {
+      if (armed) attempt([this] { store.unmake_if_new(); });
+    }
+  } unmake{*this, !there || fs::is_empty(directory)};
   require_usable_host(there ? directory : fs::path(directory).parent_path().string(), directory);
   // Whatever it holds, it has to be there.
   if (!options_.base_path.empty()) static_cast<void>(open_base_file(options_.base_path));
@@ -165,6 +174,7 @@ Store::Store(Options options)
   load();
   committer_ = std::make_unique<Committer>(
       *catalog_, *reserve_, [this] { return all_images(); }, *options_.log);
+  unmake.armed = false;
 }
 
 Store::~Store() {
@@ -270,9 +280,9 @@ void Store::unmake_if_new() {
   unmake_pool();
   for (const char* name :
        {"catalog.db", "catalog.db-wal", "catalog.db-shm", "layers", "lock", "reserve", "pool"}) {
-    fs::remove(facts_.directory + "/" + name, ignored);
+    fs::remove(options_.directory + "/" + name, ignored);
   }
-  fs::remove(facts_.directory, ignored);
+  fs::remove(options_.directory, ignored);
 }
 
 void Store::make(const Schema& schema, const File* parent) {

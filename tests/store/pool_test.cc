@@ -319,13 +319,38 @@ TEST_F(PoolStore, GrowsInUse) {
     write(*b, 0, pattern(3, 32 * kPoolChunk));
     EXPECT_EQ(error_of([&] { store_->pool()->grow(10 * kPoolChunk); }).code(), EINVAL);
     EXPECT_EQ(error_of([&] { store_->pool()->grow(std::nullopt); }).code(), EINVAL);
-    EXPECT_EQ(error_of([&] { store_->pool()->grow(uint64_t{1} << 62); }).code(), ERANGE);
+    const Error large = error_of([&] { store_->pool()->grow(uint64_t{1} << 62); });
+    EXPECT_EQ(large.code(), ERANGE);
+    EXPECT_NE(std::string(large.what()).find("smaller than 256 TiB"), std::string::npos)
+        << large.what();
     store_->pool()->grow(100 * kPoolChunk);
     write(*b, 32 * kPoolChunk, pattern(4, kPoolChunk));
   }
   reopen();
   EXPECT_EQ(store_->pool()->space().total, 100 * kPoolChunk);
   EXPECT_EQ(store_->pool()->space().free, 35 * kPoolChunk);
+}
+
+TEST_F(PoolStore, AMakingThatFailsLeavesNothing) {
+  struct Case {
+    FileOperation operation;
+    int code;
+  };
+  // The pool cannot be made so large; then, with the catalog there, its header cannot be written.
+  for (const Case& fails :
+       {Case{FileOperation::truncate, EFBIG}, Case{FileOperation::write, EIO}}) {
+    for (const bool has_directory : {false, true}) {
+      if (has_directory) std::filesystem::create_directory(store_path());
+      faults_.set([&](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+        return path == pool_path() && operation == fails.operation ? fails.code : 0;
+      });
+      EXPECT_EQ(error_of([this] { open(); }).code(), fails.code);
+      faults_.clear();
+      EXPECT_FALSE(std::filesystem::exists(store_path()));
+      std::filesystem::remove_all(store_path());
+    }
+  }
+  open();
 }
 
 TEST_F(PoolStore, SpaceThatWasFreedIsKnownAfterReopening) {
