@@ -181,6 +181,13 @@ void BaseChain::add_file(const std::string& path, std::optional<BaseFormat> form
   const std::string subject = title(0) + ": its backing file " + path;
   // Not through a link that has come to be there since the path was looked at, nor through one of
   // its directories; and if it has become a pipe, it is not waited for.
+  struct stat there {};
+  if (::lstat(path.c_str(), &there) != 0 && errno == ENOENT) {
+    throw Error::with_message(ENOENT, subject +
+                                          ": is missing; put it back, or, if it was moved, "
+                                          "`qemu-img rebase -u` has its new path written to " +
+                                          files_.back()->file.path());
+  }
   File file = open_image_file(path, subject, O_NOFOLLOW | O_NONBLOCK, hook);
   std::error_code error;
   const std::filesystem::path really =

@@ -429,8 +429,9 @@ void StoreCheck::open_pool(const CheckedCatalog& catalog) {
   } catch (const Error& error) {
     pool_.reset();
     damage("pool", error.what(),
-           "bring the right one back; or, if it lies elsewhere now, name it with --pool "
-           "when the store is mounted");
+           error.code() == ENOENT ? "bring it back; or, if it lies elsewhere now, name it with "
+                                    "--pool when the store is mounted"
+                                  : "see cowfs-pool(1)");
   }
 }
 
@@ -469,7 +470,8 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
     if (!is_checked(checked)) continue;
     const std::unique_ptr<Layer> layer = policy->layer(checked.row);
     layer->activate();
-    FlawFindings findings(report_, checked.image, id);
+    FlawFindings findings(report_, checked.image, id,
+                          catalog.policy->has_pool ? "pool" : "CoW file");
     const bool doubtful = doubt_.about(id);
     for_each_flaw(
         *layer, check_end(*layer, checked.image_size, chunk),

@@ -49,10 +49,11 @@ std::vector<std::byte> checksum_of(const Base& base, const CheckOptions& options
 
 void check_base(const Base& base, const BaseRow& recorded, CheckReport& report) {
   const auto damage = [&](const std::string& what, const std::string& remedy) {
+    const bool of_backing = what.starts_with("its backing file ");
     report.add({.severity = Finding::Severity::damage,
                 .kind = "base",
                 .image = "",
-                .what = "base " + base.path() + " " + what,
+                .what = "base " + base.path() + (of_backing ? ": " : " ") + what,
                 .remedy = remedy});
   };
   const BaseVerdict verdict = judge_base(base, recorded, false);

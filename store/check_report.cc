@@ -75,19 +75,21 @@ void RangeFindings::finish() {
   report_.add(pattern_);
 }
 
-FlawFindings::FlawFindings(CheckReport& report, const std::string& image, uint64_t layer)
+FlawFindings::FlawFindings(CheckReport& report, const std::string& image, uint64_t layer,
+                           const std::string& place)
     : lost_(report, {.severity = Finding::Severity::damage,
                      .kind = "lost_data",
                      .image = image,
                      .layer = layer,
-                     .what = "present chunks lie over a hole of the CoW file: what was written "
+                     .what = "present chunks lie over a hole of the " + place +
+                             ": what was written "
                              "there is lost, and reads as zeros or fails",
                      .remedy = "restore this part of the disk from a backup"}),
       leaked_(report, {.severity = Finding::Severity::leak,
                        .kind = "leaked_space",
                        .image = image,
                        .layer = layer,
-                       .what = "chunks that are not present hold space in the CoW file",
+                       .what = "chunks that are not present hold space in the " + place,
                        .remedy = "gives the space back",
                        .repairable = true}) {}
 

@@ -60,7 +60,9 @@ class RangeFindings {
 /// The flaws of one layer as findings.
 class FlawFindings {
  public:
-  FlawFindings(CheckReport& report, const std::string& image, uint64_t layer);
+  /// `place` is what its chunks lie in: "CoW file".
+  FlawFindings(CheckReport& report, const std::string& image, uint64_t layer,
+               const std::string& place);
   void add(const Flaw& flaw, bool repaired);
   void finish();
 

@@ -170,7 +170,8 @@ void Store::check_images_in_use(CheckReport& report, const Doubt& doubt) {
   for (const Entry& entry : entries) {
     const std::string name =
         entry.name.empty() ? "image " + std::to_string(entry.image->id()) : entry.name;
-    FlawFindings findings(report, name, entry.image->layer_id());
+    FlawFindings findings(report, name, entry.image->layer_id(),
+                          policy_->has_pool ? "pool" : "CoW file");
     const bool was_open = entry.image->in_use_or_open();
     const auto missing = [&] {
       report.add({.severity = Severity::damage,

@@ -188,7 +188,7 @@ TEST_F(BaseChainTest, ANameOutsideTheFirstClusterIsRefused) {
 
 TEST_F(BaseChainTest, OnesThatAreNoImagesAreRefused) {
   overlay(base(), "below");
-  expect_refusal(ENOENT, "backing file");
+  expect_refusal(ENOENT, "below: is missing; put it back, or, if it was moved");
   ASSERT_EQ(::mkfifo(at("below").c_str(), 0600), 0);
   expect_refusal(EINVAL, "neither a regular file nor a block device");
   overlay(base(), ".");

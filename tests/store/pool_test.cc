@@ -828,6 +828,18 @@ TEST_F(PoolStore, CheckFindsSlotsThatAreLostFreeOrSharedAndRepairs) {
   EXPECT_EQ(check(true).find("repaired"), std::string::npos) << "nothing is certain here";
 }
 
+TEST_F(PoolStore, CheckSaysThatAChunkOfThePoolIsLost) {
+  use_some();
+  close();
+  File(pool_path(), O_RDWR).punch(kPoolDataOffset, kPoolChunk);
+  std::string what;
+  CheckOptions check;
+  check.receive = [&](const Finding& finding) { what += finding.what; };
+  check_store(store_path(), check);
+  EXPECT_NE(what.find("over a hole of the pool"), std::string::npos) << what;
+  EXPECT_EQ(what.find("CoW file"), std::string::npos) << what;
+}
+
 TEST_F(PoolStore, AMapThatNamesSlotsBehindThePoolIsDamage) {
   use_some();
   ASSERT_TRUE(store_->close());

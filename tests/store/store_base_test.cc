@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "store/check.h"
 #include "tests/store/image_maker.h"
 #include "tests/store/support.h"
 
@@ -143,6 +144,11 @@ TEST_F(StoreBaseTest, AChangedBackingFileIsRefused) {
   const Error error = refusal(options());
   EXPECT_EQ(error.code(), ESTALE);
   EXPECT_NE(std::string(error.what()).find("its backing file"), std::string::npos) << error.what();
+  std::string found;
+  CheckOptions check;
+  check.receive = [&](const Finding& finding) { found += finding.what; };
+  check_store(store_path(), check);
+  EXPECT_NE(found.find(base_path() + ": its backing file"), std::string::npos) << found;
   Store::Options how = options();
   how.accept_changed_base = true;
   EXPECT_TRUE(Store(how).close());
