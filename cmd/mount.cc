@@ -208,6 +208,15 @@ void check_base(const ServerConfig& server) {
   options.snapshot = server.store.base_snapshot;
   options.allow_backing = server.store.allow_backing;
   const Base check(server.store.base_path, options);
+  const BaseFile& first = *check.files().front();
+  if (server.store.base_format || first.format != BaseFormat::raw) return;
+  if (const std::optional<UnreadFormat> other = guess_unread_format(first.file)) {
+    print_message("mount",
+                  fmt::format("warning: base {}: looks like {}, and is read as raw, so that "
+                              "machines see that file as their disk; {} (--base-format raw, if it "
+                              "is meant)",
+                              server.store.base_path, other->what, other->way));
+  }
 }
 
 ServerConfig configure(const Line& line, MountOptions options) {
@@ -218,7 +227,12 @@ ServerConfig configure(const Line& line, MountOptions options) {
   if (line.base_format) config.store.base_format = known_base_format(*line.base_format);
   config.store.base_snapshot = line.base_snapshot;
   for (const std::string& path : line.allow_backing) {
-    config.store.allow_backing.push_back(absolute_path(path));
+    const std::string place = absolute_path(path);
+    if (::access(place.c_str(), F_OK) != 0) {
+      throw Error::with_message(errno,
+                                fmt::format("--allow-backing {}: {}", path, error_text(errno)));
+    }
+    config.store.allow_backing.push_back(place);
   }
   config.mount_point = check_mount_point(line.directory);
   const std::string base = absolute_path(line.base);

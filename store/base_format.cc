@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <span>
 #include <utility>
 
 #include "store/big_endian.h"
@@ -21,6 +22,34 @@ std::string_view format_name(BaseFormat format) {
     if (known == format) return name;
   }
   return "unknown";
+}
+
+std::optional<UnreadFormat> guess_unread_format(const File& file) {
+  constexpr std::string_view kConvert = "`qemu-img convert -O qcow2` makes a base of it";
+  constexpr std::string_view kUnpack = "unpack it first";
+  struct Mark {
+    size_t at;
+    std::string_view bytes;
+    UnreadFormat format;
+  };
+  constexpr std::array kMarks{
+      Mark{0, "KDMV", {"a VMDK image", kConvert}},
+      Mark{0, "# Disk DescriptorFile", {"a VMDK image", kConvert}},
+      Mark{64, "\xbe\xda\x10\x7f", {"a VDI image", kConvert}},
+      Mark{0, "vhdxfile", {"a VHDX image", kConvert}},
+      Mark{0, "conectix", {"a VHD image", kConvert}},
+      Mark{0, std::string_view("QED\0", 4), {"a QED image", kConvert}},
+      Mark{0, "\x1f\x8b\x08", {"a file packed by gzip", kUnpack}},
+      Mark{0, std::string_view("\xfd\x37zXZ\0", 6), {"a file packed by xz", kUnpack}},
+      Mark{0, "\x28\xb5\x2f\xfd", {"a file packed by zstd", kUnpack}},
+      Mark{4, "1AY&SY", {"a file packed by bzip2", kUnpack}}};
+  std::array<char, 128> head{};
+  static_cast<void>(file.read(std::as_writable_bytes(std::span(head)), 0));
+  const std::string_view text(head.data(), head.size());
+  for (const Mark& mark : kMarks) {
+    if (text.substr(mark.at).starts_with(mark.bytes)) return mark.format;
+  }
+  return std::nullopt;
 }
 
 std::optional<BaseFormat> find_base_format(std::string_view name) {

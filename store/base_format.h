@@ -18,4 +18,12 @@ std::optional<BaseFormat> find_base_format(std::string_view name);
 /// guest can write must not decide how its disk is read (CVE-2008-2004).
 BaseFormat guess_base_format(const File& file);
 
+/// One that cowfs does not read, and takes for raw.
+struct UnreadFormat {
+  std::string_view what;  ///< "a VMDK image"
+  std::string_view way;   ///< what makes a base of it
+};
+/// By its first bytes; none if they say nothing. For a warning.
+std::optional<UnreadFormat> guess_unread_format(const File& file);
+
 }  // namespace cowfs

@@ -166,12 +166,22 @@ TEST_F(BaseFormats, AHeaderThatAGuestWroteIsNeverFollowed) {
   EXPECT_EQ(Refusal({"--base-format", "raw"}), "");
 }
 
+TEST_F(BaseFormats, OneThatIsNotReadIsWarnedOfOnce) {
+  MakeRaw();
+  Qemu("qemu-img convert -O vmdk raw.img base.img");
+  EXPECT_TRUE(Mentions(Refusal(), "looks like a VMDK image"));
+  EXPECT_EQ(Refusal(), "") << "the store is made";
+  std::filesystem::remove_all(Store());
+  EXPECT_EQ(Refusal({"--base-format", "raw"}), "") << "it is meant";
+}
+
 TEST_F(BaseFormats, BackingFilesOutsideHaveToBeAllowedOnce) {
   const Bytes content = MakeRaw();
   std::filesystem::create_directory(Scratch() / "images");
   Qemu("qemu-img create -q -f qcow2 -b ../raw.img -F raw images/top.qcow2");
   Qemu("ln -s images/top.qcow2 base.img");
   EXPECT_TRUE(Mentions(Refusal(), "outside the directory"));
+  EXPECT_TRUE(Mentions(Refusal({"--allow-backing", Scratch() / "rawimg"}), "No such file"));
   EXPECT_FALSE(std::filesystem::exists(Store())) << "nothing is made";
   auto mount = MountBase({"--allow-backing", Raw()});
   Touch(*mount / "dom1");

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <thread>
@@ -92,6 +93,32 @@ class BaseFormatsTest : public ::testing::Test {
 
   TempDir directory_;
 };
+
+TEST_F(BaseFormatsTest, FormatsThatAreNotReadAreKnownByTheirFirstBytes) {
+  const auto guess = [&](size_t at, std::string_view mark) {
+    Bytes bytes(4096);
+    std::memcpy(&bytes[at], mark.data(), mark.size());
+    write_file(path(), bytes);
+    const auto found = guess_unread_format(File(path(), O_RDONLY));
+    return found ? std::string(found->what) : "";
+  };
+  EXPECT_EQ(guess(0, "KDMV"), "a VMDK image");
+  EXPECT_EQ(guess(0, "# Disk DescriptorFile\nversion=1"), "a VMDK image");
+  EXPECT_EQ(guess(64, "\x7f\x10\xda\xbe"), "") << "it is little-endian";
+  EXPECT_EQ(guess(64, "\xbe\xda\x10\x7f"), "a VDI image");
+  EXPECT_EQ(guess(0, "\x7f\x10\xda\xbe"), "");
+  EXPECT_EQ(guess(0, "vhdxfile"), "a VHDX image");
+  EXPECT_EQ(guess(0, "conectix"), "a VHD image");
+  EXPECT_EQ(guess(0, "QED"), "a QED image");
+  EXPECT_EQ(guess(0, "QEDx"), "");
+  EXPECT_EQ(guess(0, "\x1f\x8b\x08"), "a file packed by gzip");
+  EXPECT_EQ(guess(0, "\xfd\x37zXZ"), "a file packed by xz");
+  EXPECT_EQ(guess(0, "\x28\xb5\x2f\xfd"), "a file packed by zstd");
+  EXPECT_EQ(guess(0, "BZh91AY&SY"), "a file packed by bzip2");
+  EXPECT_EQ(guess(0, ""), "");
+  write_file(path(), filled(3, 'K'));
+  EXPECT_FALSE(guess_unread_format(File(path(), O_RDONLY)));
+}
 
 TEST_F(BaseFormatsTest, Qcow2IsReadAtEveryOffsetAndLength) {
   const MadeQcow2 made{.size = 40'000, .clusters = mixed(512)};
