@@ -14,16 +14,21 @@
 
 namespace cowfs {
 
+std::string way_to_space(const MountEntry& mount, const nlohmann::json& facts) {
+  if (facts.value("pool", nlohmann::json()).is_null()) return "make room";
+  return fmt::format("make room (`cowfs pool grow {}` enlarges a full pool)", mount.point);
+}
+
 void require_none_waits(const MountEntry& mount, const nlohmann::json& facts) {
   const auto parked = facts.at("parked").get<uint64_t>();
   if (parked == 0) return;
   throw Error::with_message(
       EBUSY,
       fmt::format("{}: not everything can be made durable: {} write{} for space in {}, or for "
-                  "more than a limit allows; make room, or end them with cowfs umount "
+                  "more than a limit allows; {}, or end them with cowfs umount "
                   "--force, which loses what they wrote",
                   mount.point, parked, parked == 1 ? " waits" : "s wait",
-                  facts.at("store").get<std::string>()));
+                  facts.at("store").get<std::string>(), way_to_space(mount, facts)));
 }
 
 std::vector<std::string> flush_images(const MountEntry& mount) {

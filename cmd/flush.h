@@ -8,6 +8,9 @@
 
 namespace cowfs {
 
+/// What to do where writes wait for space, as `facts` (see mount_facts) say: "make room".
+std::string way_to_space(const MountEntry& mount, const nlohmann::json& facts);
+
 /// EBUSY if writes wait for space on the mount, as `facts` (see mount_facts) say: a flush would
 /// wait with them.
 void require_none_waits(const MountEntry& mount, const nlohmann::json& facts);

@@ -16,6 +16,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cmd/flush.h"
 #include "cmd/logging.h"
 #include "fs/control.h"
 #include "store/error.h"
@@ -42,10 +43,13 @@ std::optional<std::string> real_path(const std::string& path) {
   return real.get();
 }
 
-Error mounted_error(const std::string& directory, const std::string& mount) {
-  return Error::with_message(
-      EBUSY, fmt::format("store {}: is mounted on {}; name images by their paths there", directory,
-                         mount));
+Error mounted_error(const std::string& directory, const std::string& mount,
+                    const std::string& command = "") {
+  // Of commands on the store as a whole.
+  const std::string_view what =
+      command == "pool" ? "name that" : "name images by their paths there";
+  return Error::with_message(EBUSY,
+                             fmt::format("store {}: is mounted on {}; {}", directory, mount, what));
 }
 
 void ask_to_end(const MountEntry& mount, const nlohmann::json& question) {
@@ -215,9 +219,9 @@ void require_goes_on(const ImagePath& image, const char* why_not) {
   if (!waits_for_space(image)) return;
   throw Error::with_message(
       EBUSY,
-      fmt::format("{}: its writes wait for space, so it {}; make room, raise its limit, or "
+      fmt::format("{}: its writes wait for space, so it {}; {}, raise its limit, or "
                   "end them with cowfs rm --force, which removes it, or cowfs umount --force",
-                  image.path, why_not));
+                  image.path, why_not, way_to_space(image.mount, ask_server(image.mount.point))));
 }
 
 void end_waiting(const ImagePath& image) {
@@ -250,7 +254,7 @@ std::unique_ptr<Store> open_store(const std::string& directory, const std::strin
     if (error.code() != EBUSY) throw;
     const std::optional<Holder> holder = StoreLock::holder(options.directory);
     if (!holder || holder->mount.empty() || holder->ending) throw;
-    throw mounted_error(options.directory, holder->mount);
+    throw mounted_error(options.directory, holder->mount, command);
   }
 }
 

@@ -122,7 +122,8 @@ class SlotLayer final : public Layer {
     const auto slots = space_.allocate(chunk_.chunk_of(length), goals);
     if (!slots) {
       throw Error::with_message(
-          ENOSPC, space_.title() + ": is full: remove images or trim them, or enlarge it");
+          ENOSPC,
+          space_.title() + ": is full: enlarge it with cowfs pool grow, or remove or trim images");
     }
     goal_ = slots->first + slots->count;
     own_chunks_ += static_cast<int64_t>(slots->count);

@@ -184,6 +184,13 @@ TEST_F(Pool, AFullPoolHoldsWritesUntilItHasGrown) {
   const Bytes bytes = RandomBytes(4 * kMiB, 1);
   Writer writer(*mount / "dom1", 0, bytes);
   EXPECT_TRUE(Waits(*mount / "dom1"));
+  EXPECT_TRUE(
+      Mentions(Cowfs({"umount", MountPoint()}).err, "cowfs pool grow " + MountPoint().string()));
+  EXPECT_TRUE(
+      Mentions(Cowfs({"rm", *mount / "dom1"}).err, "cowfs pool grow " + MountPoint().string()));
+  EXPECT_TRUE(Mentions(Cowfs({"pool", "grow", Store(), "16M"}).err,
+                       "is mounted on " + MountPoint().string() + "; name that"));
+  EXPECT_TRUE(Mentions(Cowfs({"pool", "grow", MountPoint(), "1P"}).err, "smaller than 256 TiB"));
   EXPECT_EQ(Must(Cowfs({"pool", "grow", MountPoint(), "16M"})), "");
   EXPECT_EQ(writer.Join(), 0);
   EXPECT_TRUE(Same(bytes, File(*mount / "dom1").Read(0, bytes.size())));
