@@ -27,7 +27,8 @@ Qcow2Content::View Qcow2Content::view(const Files& files, const qcow2::Header& h
   return {found.l1, found.size};
 }
 
-Qcow2Content::Qcow2Content(Files files, const qcow2::Header& header, const std::string* snapshot)
+Qcow2Content::Qcow2Content(const Files& files, const qcow2::Header& header,
+                           const std::string* snapshot)
     : Qcow2Content(files, header, view(files, header, snapshot)) {}
 
 Qcow2Content::Qcow2Content(Files files, const qcow2::Header& header, const View& view)

@@ -15,7 +15,7 @@ namespace cowfs {
 class Qcow2Content : public MappedContent {
  public:
   /// `snapshot`: the name of an internal one to show instead of the disk as it is; null: the disk.
-  Qcow2Content(Files files, const qcow2::Header& header, const std::string* snapshot);
+  Qcow2Content(const Files& files, const qcow2::Header& header, const std::string* snapshot);
 
  protected:
   [[nodiscard]] std::optional<Extent> find(uint64_t offset, uint64_t length,
