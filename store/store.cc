@@ -135,7 +135,11 @@ Store::Store(Options options)
     if (!options_.create) {
       throw Error::with_message(ENOENT, "store " + directory + ": holds no catalog.db");
     }
-    if (there && !fs::is_empty(directory) && !has_lock) {
+    // Somebody else may be making it just now: his lock comes before all else.
+    const auto has_other_lock = [&] {
+      return has_lock || (!lock_ && is_there(directory + "/lock"));
+    };
+    if (there && !fs::is_empty(directory) && !has_other_lock()) {
       throw Error::with_message(ENOTEMPTY, "store " + directory +
                                                ": is neither empty nor a store; name another "
                                                "directory with --store");
