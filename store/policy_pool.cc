@@ -7,7 +7,7 @@
 #include "store/policy_pool.h"
 
 #include "store/pool.h"
-#include "store/slot_layer.h"
+#include "store/slot_policy.h"
 
 namespace cowfs {
 namespace {

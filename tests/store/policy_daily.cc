@@ -17,7 +17,7 @@
 
 #include "store/error.h"
 #include "store/file.h"
-#include "store/slot_layer.h"
+#include "store/slot_policy.h"
 
 namespace cowfs::test {
 
