@@ -31,6 +31,14 @@ void require_none_waits(const MountEntry& mount, const nlohmann::json& facts) {
                   facts.at("store").get<std::string>(), way_to_space(mount, facts)));
 }
 
+namespace {
+
+/// Whether an image that could not be opened for this reason is not in use either: what its layer
+/// is keeps the server from using it, so there is nothing to flush.
+bool is_unusable(int code) { return code == EUCLEAN || code == EOPNOTSUPP || code == EBUSY; }
+
+}  // namespace
+
 std::vector<std::string> flush_images(const MountEntry& mount) {
   const std::vector<std::string> names = image_names(mount);
   std::vector<std::string> failures;
@@ -42,7 +50,7 @@ std::vector<std::string> flush_images(const MountEntry& mount) {
       const File image(mount.point + "/" + names[i], O_RDONLY | O_NOFOLLOW);
       if (::fsync(image.fd()) != 0) code = errno;
     } catch (const Error& error) {
-      if (error.code() == ENOENT) continue;  // removed meanwhile
+      if (error.code() == ENOENT || is_unusable(error.code())) continue;  // or removed meanwhile
       code = error.code();
     }
     if (is_dead_server(code)) require_alive(mount);

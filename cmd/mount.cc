@@ -69,7 +69,7 @@ bool parse_line(const Arguments& arguments, Line& values) {
   line.option("--chunk-size", values.chunk_size, "SIZE",
               "of a new store: a power of two from 4K to 2M; default: 4K, of a pool 64K");
   line.option("--policy", values.policy, "NAME",
-              "of a new store: sparse, the default, or pool; see cowfs-policy(7)");
+              "of a new store: sparse, the default, pool or qcow2; see cowfs-policy(7)");
   line.option("--pool", values.pool, "PATH",
               "of policy pool: the block device or file that takes all that is written; default: "
               "the file pool in the store");

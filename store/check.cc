@@ -142,6 +142,7 @@ class StoreCheck {
   void change_catalog(const std::string& sql);
 
   void check_files(CheckedCatalog& catalog);
+  void check_own_map(StorePolicy& policy, const CheckedLayer& layer);
   void check_layer_file(CheckedLayer& layer, const struct stat* status);
   void check_stray_file(uint64_t id, const struct stat& status, uint64_t last_layer);
   bool remove(const std::string& path);
@@ -154,6 +155,7 @@ class StoreCheck {
   const std::string directory_;
   const CheckOptions& options_;
   const Doubt& doubt_;
+  std::string_view suffix_;  // of the policy's CoW files
   CheckReport report_;
   std::optional<StoreLock> lock_;
   const TemporaryDirectory scratch_{"cowfs-check"};
@@ -291,12 +293,13 @@ void StoreCheck::change_catalog(const std::string& sql) {
 
 void StoreCheck::check_files(CheckedCatalog& catalog) {
   check_names();
+  suffix_ = catalog.policy->file_suffix;
   const std::string layers = layers_path(directory_);
   std::map<uint64_t, struct stat> on_disk;
   std::error_code error;
   for (fs::directory_iterator entry(layers, error), end; !error && entry != end;
        entry.increment(error)) {
-    const std::optional<uint64_t> id = layer_of_file(entry->path().filename());
+    const std::optional<uint64_t> id = layer_of_file(entry->path().filename(), suffix_);
     if (!id) {
       note("layers/" + entry->path().filename().string() +
            " is none of cowfs's files; it is left alone");
@@ -318,7 +321,7 @@ void StoreCheck::check_files(CheckedCatalog& catalog) {
 }
 
 void StoreCheck::check_layer_file(CheckedLayer& layer, const struct stat* status) {
-  const std::string name = "layers/" + std::to_string(layer.row.id) + ".cow";
+  const std::string name = "layers/" + layer_file_name(layer.row.id, suffix_);
   const auto found = [&](Severity severity, const char* kind, const std::string& what,
                          const char* remedy) {
     return Finding{.severity = severity,
@@ -359,7 +362,7 @@ void StoreCheck::check_layer_file(CheckedLayer& layer, const struct stat* status
 }
 
 void StoreCheck::check_stray_file(uint64_t id, const struct stat& status, uint64_t last_layer) {
-  const std::string name = "layers/" + std::to_string(id) + ".cow";
+  const std::string name = "layers/" + layer_file_name(id, suffix_);
   if (!S_ISREG(status.st_mode)) {
     damage("newer_file", name + " is no regular file", "move it elsewhere");
     return;
@@ -450,6 +453,8 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
                               .catalog = maps,
                               .hook = nullptr,
                               .pool = pool_ ? &*pool_ : nullptr,
+                              .store = catalog.store.uuid,
+                              .base = &catalog.base,
                               .read_only = !options_.repair};
   const auto is_checked = [&](const CheckedLayer& layer) {
     return layer.sound && layer.has_image && !layer.removed &&
@@ -468,6 +473,10 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
   }
   for (const auto& [id, checked] : catalog.layers) {
     if (!is_checked(checked)) continue;
+    if (catalog.policy->map_in_file) {
+      check_own_map(*policy, checked);
+      continue;
+    }
     const std::unique_ptr<Layer> layer = policy->layer(checked.row);
     layer->activate();
     FlawFindings findings(report_, checked.image, id,
@@ -486,6 +495,25 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
           options_.progress(std::min(done, total), total);
         });
     findings.finish();
+  }
+}
+
+void StoreCheck::check_own_map(StorePolicy& policy, const CheckedLayer& layer) {
+  const auto add = [&](Severity severity, const std::string& what, const std::string& remedy) {
+    report_.add({.severity = severity,
+                 .kind = "layer_file",
+                 .image = layer.image,
+                 .layer = layer.row.id,
+                 .what = what,
+                 .remedy = remedy});
+  };
+  try {
+    for (const std::string& what : policy.inspect(layer.row)) {
+      add(Severity::note, layer_file_name(layer.row.id, suffix_) + ": " + what, "");
+    }
+  } catch (const Error& error) {
+    if (error.code() != EUCLEAN && error.code() != EOPNOTSUPP && error.code() != EIO) throw;
+    add(Severity::damage, error.what(), "put the file back from a copy, or mend it with qemu-img");
   }
 }
 

@@ -408,7 +408,7 @@ class PageCheck {
                       " on: one of the two is wrong",
                   kGrowToSee);
     }
-    if (layer_->has_present && !layer_->row.has_file && policy_.file_per_layer) {
+    if (layer_->has_present && !layer_->row.has_file && !policy_.file_suffix.empty()) {
       layer_->sound = false;
       add_finding(Severity::damage, "missing_file",
                   "its map says that it has data, and it has no CoW file",

@@ -302,7 +302,7 @@ std::optional<Image::Blocked> Image::try_write(std::span<const std::byte> buffer
   if (buffer.empty()) return std::nullopt;
   // What lies beyond the largest size is refused when the rest is written: one request of the
   // kernel's writeback holds the bytes of many writes.
-  const uint64_t end = std::min(offset + buffer.size(), kMaxImageSize);
+  const uint64_t end = std::min(offset + buffer.size(), std::max(largest_size(), offset));
   if (end > size()) zero_tail(size());
   uint64_t at = offset;
   // What was written shows, also if the rest fails: behind the size it would lie in wait for a
@@ -435,11 +435,16 @@ void Image::raise_size(uint64_t size) {
 }
 
 void Image::extend(uint64_t size) {
-  if (size > kMaxImageSize) throw Error(EFBIG, title());
+  if (size > largest_size()) throw Error(EFBIG, title());
   check_writable();
   if (size <= this->size()) return;
   zero_tail(this->size());
   raise_size(size);
+}
+
+bool Image::tail_shows_parent(ChunkState state, uint64_t size) const {
+  return layer_->shows_whole_chunks() && state == ChunkState::absent &&
+         size < context_.base->size();
 }
 
 void Image::zero_tail(uint64_t size) {
@@ -449,11 +454,15 @@ void Image::zero_tail(uint64_t size) {
     const uint64_t chunk = context_.chunk.chunk_of(size);
     const RangeLock::Guard guard = chunks_.lock({chunk, chunk + 1});
     const Run run = layer_->find(size, end - size);
+    const std::vector<std::byte> zeros(static_cast<size_t>(run.length));
     // Unless another write has grown the image into this part meanwhile.
-    if (run.state == ChunkState::present && this->size() == size && !tail_is_zero_.load()) {
-      const std::vector<std::byte> zeros(static_cast<size_t>(run.length));
-      run.file->write(zeros, run.file_offset);
-      layer_->note_write();
+    if (this->size() == size && !tail_is_zero_.load()) {
+      if (run.state == ChunkState::present) {
+        run.file->write(zeros, run.file_offset);
+        layer_->note_write();
+      } else if (tail_shows_parent(run.state, size)) {
+        write_new(zeros, size);
+      }
     }
   }
   tail_is_zero_ = true;
@@ -463,8 +472,8 @@ void Image::zero_tail(uint64_t size) {
 
 void Image::make_zero(uint64_t offset, uint64_t length) {
   check_writable();
-  if (offset >= kMaxImageSize) return;
-  length = std::min(length, kMaxImageSize - offset);
+  if (offset >= largest_size()) return;
+  length = std::min(length, largest_size() - offset);
   uint64_t end = offset + length;
   // Behind the image's end all is zero already: its last chunk goes as a whole.
   if (end >= size()) end = context_.chunk.up(end);

@@ -256,6 +256,11 @@ class Image : public std::enable_shared_from_this<Image> {
   void zero_part(uint64_t offset, uint64_t length);
   void zero_chunks(uint64_t offset, uint64_t length);
   void zero_tail(uint64_t size);
+  /// Whether a growth of an image that ends at `size`, in a chunk of this state, would bring some
+  /// of the parent to light.
+  [[nodiscard]] bool tail_shows_parent(ChunkState state, uint64_t size) const;
+  /// In bytes.
+  [[nodiscard]] uint64_t largest_size() const { return layer_->largest_size(); }
 
   // image_copy.cc
   uint64_t copy_piece(Image& source, uint64_t source_offset, uint64_t offset, uint64_t length);
@@ -281,6 +286,8 @@ class Image : public std::enable_shared_from_this<Image> {
   void commit(bool with_times);
   void publish_or_put_back(const Layer::Changes& changes,
                            const std::function<void(Catalog::Change&)>& work);
+  template <typename Prepare>
+  std::unique_ptr<Layer::Changes> with_room(const Prepare& prepare);
   template <typename Work>
   void run_commit(std::optional<RangeLock::Guard>& held, const Work& work);
   void discard_uncommitted();

@@ -97,6 +97,21 @@ void Image::publish_or_put_back(const Layer::Changes& changes,
   }
 }
 
+// A layer may need space to say what changed: nothing is lost, and nothing said, where there is
+// none.
+template <typename Prepare>
+std::unique_ptr<Layer::Changes> Image::with_room(const Prepare& prepare) {
+  while (true) {
+    try {
+      return prepare();
+    } catch (const Error& error) {
+      if (!is_no_space(error.code())) throw;
+      if (context_.reserve.give_up()) continue;
+      throw NoRoom{Error::with_message(ENOSPC, title() + ": not committed yet: " + error.what())};
+    }
+  }
+}
+
 void Image::fail(const std::string& failure) {
   mark_failed();
   *failure_.lock() = failure;
@@ -193,7 +208,7 @@ void Image::commit(bool with_times) {
       const std::lock_guard shape_lock(shape_mutex_);
       limit = layer_->parent_limit();
       size = this->size();
-      changes = layer_->prepare(size);
+      changes = with_room([&] { return layer_->prepare(size); });
     }
     const bool sync_late = sabotaged(Sabotage::commit_before_sync);
     if (!sync_late) layer_->sync_data();
@@ -243,7 +258,7 @@ void Image::give_back(const Layer::Changes& changes) {
 }
 
 void Image::resize(uint64_t size) {
-  if (size > kMaxImageSize) throw Error(EFBIG, title());
+  if (size > largest_size()) throw Error(EFBIG, title());
   check_writable();
   if (size > this->size()) {
     extend(size);
@@ -263,7 +278,7 @@ void Image::resize(uint64_t size) {
         chunks_.lock({chunk.chunk_of(size), chunk.chunk_of(kMaxImageSize) + 1}));
     run_commit(guard, [&] {
       const uint64_t limit = std::min(layer_->parent_limit(), size);
-      changes = layer_->prepare_cut(size);
+      changes = with_room([&] { return layer_->prepare_cut(size); });
       layer_->sync_data();
       // Whoever comes after a kill between the commit and what follows has to know.
       struct Cutting {
@@ -292,8 +307,10 @@ void Image::resize(uint64_t size) {
             run.file->write(zeros, run.file_offset);
             layer_->note_write();
           }
+          tail_is_zero_ = !tail_shows_parent(run.state, size);
+        } else {
+          tail_is_zero_ = true;
         }
-        tail_is_zero_ = true;
       } catch (const std::exception& error) {
         // The next growth tries again, and fails if it cannot.
         context_.log.warn("{}: tail not zeroed: {}", title(), error.what());

@@ -49,6 +49,9 @@ Image::Shared Image::share_with_base(uint64_t source_limit, uint64_t offset, uin
   }
   const uint64_t new_limit = std::max(old_limit, std::min(source_limit, end));
 
+  const bool ends_in_chunk = !chunk.aligned(new_limit) && new_limit < context_.base->size();
+  if (layer_->shows_whole_chunks() && ends_in_chunk) return impossible;
+
   if (new_limit > old_limit && old_limit < offset) {
     // A chunk that is half shown would be shown whole: it gets its bytes for its own.
     if (!chunk.aligned(old_limit)) {

@@ -9,6 +9,7 @@
 
 #include "store/catalog.h"
 #include "store/chunk_map.h"
+#include "store/chunk_size.h"
 #include "store/file.h"
 #include "store/range_lock.h"
 
@@ -150,6 +151,13 @@ class Layer {
   [[nodiscard]] virtual std::optional<std::string> cow_path() const = 0;
   /// Removes what belongs to the layer outside the catalog. The catalog has forgotten it.
   virtual void remove_files() = 0;
+
+  /// The largest size that an image can have whose layer it is.
+  [[nodiscard]] virtual uint64_t largest_size() const { return kMaxImageSize; }
+  /// Whether the parent shows through an absent chunk as a whole, since the layer's map has no room
+  /// for more: then the chunk with the end of an image, absent, has to get its bytes before the
+  /// image grows.
+  [[nodiscard]] virtual bool shows_whole_chunks() const { return false; }
 
   /// Bytes up to which the parent shows through absent chunks; zeros beyond (I12).
   [[nodiscard]] uint64_t parent_limit() const {

@@ -5,6 +5,7 @@
 
 #include "store/error.h"
 #include "store/policy_pool.h"
+#include "store/policy_qcow2.h"
 #include "store/policy_sparse.h"
 #include "store/slot_map.h"
 
@@ -15,15 +16,25 @@ std::span<const Policy> policies() {
       Policy{.name = "sparse",
              .default_chunk_size = 4 << 10,
              .map_bits = ChunkMap::kBits,
-             .file_per_layer = true,
+             .file_suffix = ".cow",
+             .map_in_file = false,
              .has_pool = false,
              .open = open_sparse_policy},
       Policy{.name = "pool",
              .default_chunk_size = 64 << 10,
              .map_bits = SlotMap::kBits,
-             .file_per_layer = false,
+             .file_suffix = "",
+             .map_in_file = false,
              .has_pool = true,
              .open = open_pool_policy},
+      Policy{.name = "qcow2",
+             .default_chunk_size = 64 << 10,
+             .map_bits = SlotMap::kBits,
+             .file_suffix = ".qcow2",
+             .map_in_file = true,
+             .has_pool = false,
+             .open = open_qcow2_policy,
+             .require_base = require_base_of_qcow2},
   };
   return kPolicies;
 }

@@ -51,6 +51,7 @@ std::string text_of(std::span<const std::byte> bytes) {
 struct Extensions {
   std::string backing_format;
   std::vector<FeatureNameOnDisk> feature_names;
+  std::string private_extension;
 };
 
 Extensions read_extensions(std::span<const std::byte> bytes, const Refusal& refuse) {
@@ -65,6 +66,8 @@ Extensions read_extensions(std::span<const std::byte> bytes, const Refusal& refu
     const std::span<const std::byte> data = bytes.subspan(at, length);
     if (extension.type == kBackingFormat) {
       found.backing_format = text_of(data);
+    } else if (extension.type == kPrivateExtension) {
+      found.private_extension = text_of(data);
     } else if (extension.type == kFeatureNames) {
       for (size_t i = 0; i + sizeof(FeatureNameOnDisk) <= length; i += sizeof(FeatureNameOnDisk)) {
         found.feature_names.push_back(object_at<FeatureNameOnDisk>(data, i));
@@ -237,6 +240,15 @@ Header read_header(const File& file, uint64_t file_length, const std::string& ti
   header.snapshots_offset = raw.snapshots_offset;
   header.backing_name = backing_name_of(raw, first, refuse);
   header.backing_format = extensions.backing_format;
+  header.dirty = raw.version == 3 && (raw.incompatible & kDirty) != 0;
+  header.compatible = raw.version == 3 ? uint64_t{raw.compatible} : 0;
+  header.l1_offset = raw.l1_offset;
+  header.l1_room = raw.l1_entries;
+  header.refcount_table_offset = raw.refcount_table_offset;
+  header.refcount_table_clusters = raw.refcount_table_clusters;
+  if (raw.version == 3) header.refcount_order = raw.refcount_order;
+  header.backing_name_offset = raw.backing_name_offset;
+  header.private_extension = extensions.private_extension;
   return header;
 }
 

@@ -56,6 +56,7 @@ static_assert(sizeof(ExtensionOnDisk) == 8);
 constexpr uint32_t kEndOfExtensions = 0;
 constexpr uint32_t kBackingFormat = 0xe2792aca;
 constexpr uint32_t kFeatureNames = 0x6803f857;
+constexpr uint32_t kPrivateExtension = 0x636f7766;  // "cowf": cowfs' own, see qcow2_layer_header.h
 
 struct FeatureNameOnDisk {
   BigEndian<uint8_t> kind;  // 0: incompatible
@@ -87,6 +88,7 @@ constexpr uint64_t kExtendedL2 = 1U << 4U;    // L2 entries of 16 bytes, with a 
 // Entries of L1 and L2 tables.
 constexpr uint64_t kOffsetMask = 0x00fffffffffffe00;
 constexpr uint64_t kZeroFlag = 1U;
+constexpr uint64_t kCopiedFlag = uint64_t{1} << 63U;  // its refcount is 1
 constexpr uint64_t kCompressedFlag = uint64_t{1} << 62U;
 constexpr unsigned kSubclusters = 32;  // in a cluster, with kExtendedL2
 
@@ -109,6 +111,17 @@ struct Header {
   uint64_t snapshots_offset = 0;
   std::string backing_name;    ///< empty: no backing file
   std::string backing_format;  ///< empty: the header does not say
+
+  // For who writes to the file too:
+  bool dirty = false;  ///< refcounts may be wrong
+  uint64_t compatible = 0;
+  uint64_t l1_offset = 0;
+  uint64_t l1_room = 0;  ///< entries that the L1 table has, needed or not
+  uint64_t refcount_table_offset = 0;
+  uint32_t refcount_table_clusters = 0;
+  unsigned refcount_order = 4;  ///< refcounts of so many bits, as a power of two
+  uint64_t backing_name_offset = 0;
+  std::string private_extension;  ///< of type kPrivateExtension; empty: there is none
 
   [[nodiscard]] uint64_t cluster_size() const { return uint64_t{1} << cluster_bits; }
   [[nodiscard]] unsigned entry_bits() const { return extended_l2 ? 4 : 3; }

@@ -88,6 +88,11 @@ std::optional<SlotRun> SlotAllocator::allocate(uint64_t want, std::span<const ui
   return take_from(first_free().value(), want);
 }
 
+bool SlotAllocator::is_taken(uint64_t slot) {
+  const std::lock_guard lock(mutex_);
+  return slot < slots_ && taken(slot);
+}
+
 void SlotAllocator::release(std::span<const SlotRun> runs) {
   const std::lock_guard lock(mutex_);
   for (const SlotRun& run : runs) {

@@ -29,6 +29,7 @@ class SlotAllocator {
   /// At most `want` > 0 neighbouring slots, from the first of `goals` on that is free, if one is.
   /// None: all slots are taken.
   [[nodiscard]] std::optional<SlotRun> allocate(uint64_t want, std::span<const uint64_t> goals);
+  [[nodiscard]] bool is_taken(uint64_t slot);
   /// Gives taken ones back.
   void release(std::span<const SlotRun> runs);
   /// There are so many now, no fewer than before.

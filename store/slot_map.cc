@@ -86,10 +86,35 @@ void SlotMap::set_present(uint64_t first, uint64_t count, uint64_t slot) {
   }
 }
 
+void SlotMap::hide(uint64_t first, uint64_t count) {
+  if (first + count > chunks()) throw Error(EFBIG, "chunk map");
+  while (count > 0) {
+    const Run run = this->run(first, count);
+    if (run.state == ChunkState::absent) {
+      for (uint64_t left = run.count; left > 0;) {
+        const uint64_t chunk = first + run.count - left;
+        const uint64_t page = chunk / kChunksInPage;
+        MapArena::Page& words = words_for_change(page);
+        for (uint64_t i = chunk % kChunksInPage; i < kChunksInPage && left > 0; ++i, --left) {
+          const uint64_t shift = i % 2 * kBits;
+          std::atomic<uint64_t>& word = words[i / 2];
+          uint64_t old = word.load(std::memory_order_relaxed);
+          while (static_cast<uint32_t>(old >> shift) == 0 &&
+                 !word.compare_exchange_weak(old, old | uint64_t{kZeroEntry} << shift)) {
+          }
+        }
+        changed(page);
+      }
+    }
+    first += run.count;
+    count -= run.count;
+  }
+}
+
 void SlotMap::take_away(uint64_t first, uint64_t count, ChunkState state,
                         std::vector<SlotRun>& freed) {
   if (first + count > chunks()) throw Error(EFBIG, "chunk map");
-  const uint32_t value = state == ChunkState::zero ? kZero : 0;
+  const uint32_t value = state == ChunkState::zero ? kZeroEntry : 0;
   while (count > 0) {
     const uint64_t page = first / kChunksInPage;
     MapArena::Page& words = words_for_change(page);

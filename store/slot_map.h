@@ -41,20 +41,28 @@ class SlotMap : public MapTree {
   /// Makes chunks absent or zero. The slots that they had are added to `freed`.
   void take_away(uint64_t first, uint64_t count, ChunkState state, std::vector<SlotRun>& freed);
 
+  /// Makes those chunks of [first, first + count) zero that are absent; whoever gives one a slot at
+  /// the same time goes first.
+  void hide(uint64_t first, uint64_t count);
+
   /// What a page says of one of its chunks.
   static uint32_t entry(const MapBits& page, uint64_t in_page) {
     return static_cast<uint32_t>(page[in_page / 2] >> (in_page % 2 * kBits));
   }
-  static bool is_present(uint32_t entry) { return entry != 0 && entry != kZero; }
+  static constexpr uint32_t kZeroEntry = UINT32_MAX;
+  static uint32_t entry_of_slot(uint64_t slot) { return static_cast<uint32_t>(slot + 1); }
+  /// Puts an entry into a page in the place of none.
+  static void put(MapBits& page, uint64_t in_page, uint32_t entry) {
+    page[in_page / 2] |= uint64_t{entry} << (in_page % 2 * kBits);
+  }
+  static bool is_present(uint32_t entry) { return entry != 0 && entry != kZeroEntry; }
   static uint64_t slot_of_entry(uint32_t entry) { return uint64_t{entry} - 1; }
   static ChunkState state_of(uint32_t entry) {
     if (entry == 0) return ChunkState::absent;
-    return entry == kZero ? ChunkState::zero : ChunkState::present;
+    return entry == kZeroEntry ? ChunkState::zero : ChunkState::present;
   }
 
  private:
-  static constexpr uint32_t kZero = UINT32_MAX;
-
   /// Puts `value` in the place of a chunk; returns what was there.
   static uint32_t exchange(MapArena::Page& words, uint64_t in_page, uint32_t value);
 };

@@ -70,7 +70,11 @@ bool is_there(const std::string& path) {
 /// A store that has lost its catalog, or has an empty one, is not to be made anew: its CoW files
 /// would be taken for left-overs.
 void require_no_layers(const std::string& directory) {
-  if (!is_there(layers_path(directory)) || layers_on_disk(directory).empty()) return;
+  if (!is_there(layers_path(directory))) return;
+  const auto has_files = [&](const Policy& policy) {
+    return !layers_on_disk(directory, policy.file_suffix).empty();
+  };
+  if (std::none_of(policies().begin(), policies().end(), has_files)) return;
   throw Error::with_message(
       EUCLEAN, "store " + directory +
                    ": damaged: it has CoW files, and its catalog.db is missing or empty; put the "
@@ -300,6 +304,7 @@ void Store::make(const Schema& schema, const File* parent) {
     throw Error::with_message(EINVAL, "chunk size " + std::to_string(chunk_size) +
                                           ": is not a power of two from 4 KiB to 2 MiB");
   }
+  if (policy.require_base != nullptr) policy.require_base(base_->identity());
   std::optional<uint64_t> pool_slots;
   if (policy.has_pool) pool_slots = plan_pool(ChunkSize(chunk_size));
   const BaseRow base = base_->identity_and_fingerprints();
@@ -394,14 +399,17 @@ void Store::note_base_written(const std::string& path, const std::string& what) 
 void Store::load() {
   layers_directory_.emplace(layers_path(facts_.directory), O_RDONLY | O_DIRECTORY, 0,
                             &options_.fault_hook);
-  policy_context_.emplace(PolicyContext{.chunk = ChunkSize(facts_.chunk_size),
-                                        .directory = layers_path(facts_.directory),
-                                        .arena = arena_,
-                                        .catalog = *catalog_,
-                                        .hook = &options_.fault_hook,
-                                        .entries = &*layers_directory_,
-                                        .pool = pool_file_.get(),
-                                        .close_idle = [this] { return close_idle(); }});
+  policy_context_.emplace(
+      PolicyContext{.chunk = ChunkSize(facts_.chunk_size),
+                    .directory = layers_path(facts_.directory),
+                    .arena = arena_,
+                    .catalog = *catalog_,
+                    .hook = &options_.fault_hook,
+                    .entries = &*layers_directory_,
+                    .pool = pool_file_.get(),
+                    .store = facts_.uuid,
+                    .base = base_ ? &base_row_.emplace(base_->identity()) : nullptr,
+                    .close_idle = [this] { return close_idle(); }});
   policy_at_work_ = policy_->open(*policy_context_);
   if (Pool* const pool = policy_at_work_->pool(); pool != nullptr && pool->take_over_growth()) {
     pool_has_grown_ = true;
@@ -422,8 +430,13 @@ void Store::load() {
   const std::vector<LayerRow> layers = catalog_->layers();
   std::unordered_map<uint64_t, LayerRow> by_id;
   for (const LayerRow& layer : layers) by_id.emplace(layer.id, layer);
+  std::vector<std::pair<ImageRow, LayerRow>> adopted;
+  std::vector<ImageRow> rows = catalog_->images();
+  for (ImageRow& row : rows) {
+    const auto layer = by_id.find(row.layer);
+    if (layer != by_id.end() && adopt(row, layer->second)) adopted.emplace_back(row, layer->second);
+  }
   {
-    const std::vector<ImageRow> rows = catalog_->images();
     auto names = names_.lock();
     for (const ImageRow& row : rows) {
       const auto layer = by_id.find(row.layer);
@@ -440,7 +453,7 @@ void Store::load() {
     }
   }
   const std::vector<uint64_t> without_file =
-      policy_->file_per_layer ? catalog_->layers_without_file() : std::vector<uint64_t>();
+      !policy_->file_suffix.empty() ? catalog_->layers_without_file() : std::vector<uint64_t>();
   for (const uint64_t layer : without_file) {
     throw Error::with_message(
         EUCLEAN, catalog_->path() + ": damaged: layer " + std::to_string(layer) +
@@ -448,6 +461,7 @@ void Store::load() {
                      "and catalog back from one copy");
   }
   remove_left_overs(layers);
+  for (const auto& [row, layer] : adopted) record_adopted(row, layer);
   done_ = catalog_->requests();
   if (options_.live->taken_over()) {
     inherit();
@@ -459,6 +473,32 @@ void Store::load() {
     done_.clear();
   }
   free_unused();
+}
+
+bool Store::adopt(ImageRow& image, LayerRow& layer) {
+  try {
+    const uint64_t size = image.size;
+    const bool changed = policy_at_work_->adopt(image, layer);
+    if (size != image.size) {
+      options_.log->info("{}: has {} bytes now, and had {}: another program has changed its layer",
+                         image_title(image.id, image.name), image.size, size);
+    }
+    return changed;
+  } catch (const Error& error) {
+    // The other images are none the worse.
+    options_.log->error("{}: cannot be used: {}", image_title(image.id, image.name), error.what());
+    return false;
+  }
+}
+
+void Store::record_adopted(const ImageRow& image, const LayerRow& layer) {
+  // A new layer may have to hide some of the base, and counts only once it does.
+  if (layer.parent_limit < std::min(image.size, base_->size())) find(image.id)->use()->flush();
+  catalog_->change([&](Catalog::Change& change) {
+    change.set_size(image.id, image.size);
+    change.set_parent_limit(layer.id, layer.parent_limit);
+    change.set_has_file(layer.id);
+  });
 }
 
 std::vector<std::shared_ptr<Image>> Store::all_images() {
@@ -483,16 +523,15 @@ void Store::free_unused() {
 
 void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
   const std::string directory = layers_path(facts_.directory);
-  const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory);
+  const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory, policy_->file_suffix);
   std::set<uint64_t> known;
   for (const LayerRow& layer : layers) {
     known.insert(layer.id);
     if (layer.has_file && !on_disk.contains(layer.id)) {
       throw Error::with_message(
-          EUCLEAN,
-          "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
-              std::to_string(layer.id) +
-              ".cow is missing, and what a machine wrote with it; put it back from a copy");
+          EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
+                       layer_file_name(layer.id, policy_->file_suffix) +
+                       " is missing, and what a machine wrote with it; put it back from a copy");
     }
   }
   // A file is made after its layer's row is durable, so the catalog has known the number of each.
@@ -500,14 +539,14 @@ void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
   if (!on_disk.empty() && *on_disk.rbegin() > last) {
     throw Error::with_message(
         EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
-                     std::to_string(*on_disk.rbegin()) +
-                     ".cow is newer than the catalog, which may be an old copy; put the right "
+                     layer_file_name(*on_disk.rbegin(), policy_->file_suffix) +
+                     " is newer than the catalog, which may be an old copy; put the right "
                      "catalog.db back, or move the file elsewhere");
   }
   // Of images that were removed: the catalog forgets first (I12).
   for (const uint64_t id : on_disk) {
     if (known.contains(id)) continue;
-    const std::string path = directory + "/" + std::to_string(id) + ".cow";
+    const std::string path = directory + "/" + layer_file_name(id, policy_->file_suffix);
     remove_file(path, &options_.fault_hook);
     options_.log->info("left over: {}: removed; its image was removed before", path);
   }
@@ -543,6 +582,8 @@ bool Store::close() {
       good = false;
     }
   }
+  // Whoever comes next finds what is closed well.
+  for (const std::shared_ptr<Image>& image : images) image->try_retire();
   // Times alone: one commit for all.
   try {
     if (!touched.empty()) {
@@ -586,7 +627,8 @@ std::vector<std::string> Store::missing() {
   if (pool_file_ && !pool_file_->is_in_place()) paths.push_back(pool_file_->path());
   for (const LayerRow& layer : catalog_->layers()) {
     if (layer.has_file && !cow_file(facts_.directory, layer.id)) {
-      paths.push_back(layers_path(facts_.directory) + "/" + std::to_string(layer.id) + ".cow");
+      paths.push_back(layers_path(facts_.directory) + "/" +
+                      layer_file_name(layer.id, policy_->file_suffix));
     }
   }
   return paths;

@@ -223,6 +223,11 @@ class Store {
   [[nodiscard]] PoolHeader pool_header(uint64_t generation) const;
   void link_pool();
   void unmake_pool();
+  /// What the policy takes over of a layer's file; whether the rows have changed.
+  bool adopt(ImageRow& image, LayerRow& layer);
+  /// Puts that into the catalog.
+  void record_adopted(const ImageRow& image, const LayerRow& layer);
+  void unmake(const ImageRow& row, uint64_t request);
   void remove_left_overs(const std::vector<LayerRow>& layers);
   /// Of a catalog that was deleted or replaced beneath this object.
   void rescue_catalog();
@@ -258,6 +263,7 @@ class Store {
   std::optional<Image::Context> image_context_;
   const Policy* policy_ = nullptr;
   std::unique_ptr<PoolFile> pool_file_;
+  std::optional<BaseRow> base_row_;  // of the base that is open
   std::optional<PolicyContext> policy_context_;
   std::unique_ptr<StorePolicy> policy_at_work_;
   PoolFile::State pool_state_ = PoolFile::State::current;  // as it was found

@@ -130,9 +130,9 @@ void Store::check_files_in_use(std::set<uint64_t> known, CheckReport& report) {
     for (const auto& [id, entry] : names->by_id) known.insert(entry.image->layer_id());
   }
   const uint64_t last = catalog_->last_layer();
-  for (const uint64_t id : layers_on_disk(facts_.directory)) {
+  for (const uint64_t id : layers_on_disk(facts_.directory, policy_->file_suffix)) {
     if (known.contains(id)) continue;
-    const std::string name = "layers/" + std::to_string(id) + ".cow";
+    const std::string name = "layers/" + layer_file_name(id, policy_->file_suffix);
     const std::string path = facts_.directory + "/" + name;
     if (id > last) {
       report.add({.severity = Severity::damage,

@@ -67,7 +67,11 @@ std::shared_ptr<Image> Store::create(const NewImage& image, uint64_t request) {
   const std::lock_guard lock(change_mutex_);
   if (find(image.name) != nullptr) throw Error(EEXIST, "image " + image.name);
   const uint64_t size = image.size.value_or(image.empty ? 0 : base_->size());
-  if (size > kMaxImageSize) throw Error(EFBIG, "image " + image.name);
+  const uint64_t largest = policy_at_work_->largest_size();
+  if (size > largest) {
+    throw Error::with_message(EFBIG, "image " + image.name + ": can have " +
+                                         std::to_string(largest) + " bytes at most in this store");
+  }
   const uint64_t limit = image.empty ? 0 : std::min(size, base_->size());
   const int64_t now = catalog_now();
   ImageRow row{.id = 0,
@@ -86,11 +90,38 @@ std::shared_ptr<Image> Store::create(const NewImage& image, uint64_t request) {
     row.id = change.add_image(row);
     return row.id;
   });
-  std::shared_ptr<Image> made = make_image(row, {.id = row.layer, .parent_limit = limit});
-  auto names = names_.lock();
-  names->by_id.emplace(row.id, Entry{image.name, made});
-  names->by_name.emplace(image.name, row.id);
+  LayerRow layer{.id = row.layer, .parent_limit = limit};
+  std::shared_ptr<Image> made;
+  try {
+    const bool has_file = policy_at_work_->adopt(row, layer);
+    made = make_image(row, layer);
+    {
+      auto names = names_.lock();
+      names->by_id.emplace(row.id, Entry{image.name, made});
+      names->by_name.emplace(image.name, row.id);
+    }
+    if (has_file) record_adopted(row, layer);
+  } catch (...) {
+    unmake(row, request);
+    throw;
+  }
   return made;
+}
+
+// Of an image whose making has failed.
+void Store::unmake(const ImageRow& row, uint64_t request) {
+  {
+    auto names = names_.lock();
+    names->by_id.erase(row.id);
+    names->by_name.erase(row.name.value());
+  }
+  attempt([&] {
+    catalog_->change([&](Catalog::Change& change) {
+      change.remove_image(row.id, row.layer);
+      if (request != 0) change.forget_request(request);
+    });
+    policy_at_work_->layer({.id = row.layer})->remove_files();
+  });
 }
 
 void Store::remove(std::string_view name, uint64_t request) {

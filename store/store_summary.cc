@@ -101,9 +101,12 @@ StoreSummary summarize_store(const std::string& directory) {
 }
 
 std::optional<std::string> cow_file(const std::string& directory, uint64_t layer) {
-  std::string path = layers_path(directory) + "/" + std::to_string(layer) + ".cow";
-  if (!fs::exists(path)) return std::nullopt;
-  return path;
+  for (const Policy& policy : policies()) {
+    if (policy.file_suffix.empty()) continue;
+    std::string path = layers_path(directory) + "/" + layer_file_name(layer, policy.file_suffix);
+    if (fs::exists(path)) return path;
+  }
+  return std::nullopt;
 }
 
 }  // namespace cowfs

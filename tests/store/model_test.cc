@@ -150,7 +150,8 @@ class ModelTest : public StoreFixture, public ::testing::WithParamInterface<Conf
       for (size_t at = 0; at < base.size(); at += 40'960) file.punch(at, 12'288);
     }
     faults_.set([this](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
-      if (operation == FileOperation::sync && (path.ends_with(".cow") || path == pool_path())) {
+      const bool is_cow_file = path.starts_with(store_path() + "/layers/");
+      if (operation == FileOperation::sync && (is_cow_file || path == pool_path())) {
         disk_.note_sync(path);
       }
       return 0;

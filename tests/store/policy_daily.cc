@@ -141,7 +141,8 @@ class DailyPolicy final : HasFiles, public SlotPolicy {
 const Policy kDailyPolicy{.name = "daily",
                           .default_chunk_size = 64 << 10,
                           .map_bits = SlotMap::kBits,
-                          .file_per_layer = false,
+                          .file_suffix = "",
+                          .map_in_file = false,
                           .has_pool = false,
                           .open = [](const PolicyContext& context) -> std::unique_ptr<StorePolicy> {
                             return std::make_unique<DailyPolicy>(context);

@@ -16,6 +16,8 @@
 #include "store/catalog.h"
 #include "store/chunk_map.h"
 #include "store/db.h"
+#include "store/layout.h"
+#include "store/qcow2_format.h"
 #include "store/slot_map.h"
 
 namespace cowfs::test {
@@ -159,10 +161,43 @@ Bytes content(Image& image, uint64_t offset, size_t length) {
 
 void write(Image& image, uint64_t offset, const Bytes& bytes) { image.write(bytes, offset); }
 
+namespace {
+
+std::string qcow2_map_on_disk(const std::string& path, uint64_t count) {
+  const File file(path, O_RDONLY);
+  qcow2::HeaderOnDisk header;
+  file.read_exactly(std::as_writable_bytes(std::span(&header, 1)), 0);
+  const auto entry_at = [&](uint64_t offset) -> uint64_t {
+    BigEndian<uint64_t> entry;
+    file.read_exactly(std::as_writable_bytes(std::span(&entry, 1)), offset);
+    return entry;
+  };
+  const unsigned table_bits = header.cluster_bits - 3;
+  std::string text(count, '.');
+  for (uint64_t chunk = 0; chunk < count; ++chunk) {
+    const uint64_t table = chunk >> table_bits;
+    if (table >= header.l1_entries) break;
+    const uint64_t l2 = entry_at(header.l1_offset + table * 8) & qcow2::kOffsetMask;
+    if (l2 == 0) continue;
+    const uint64_t entry = entry_at(l2 + (chunk & ((uint64_t{1} << table_bits) - 1)) * 8);
+    if (entry == 0) continue;
+    text[chunk] = (entry & qcow2::kZeroFlag) != 0 ? 'z' : 'p';
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string map_on_disk(const std::string& catalog_path, uint64_t layer, uint64_t count) {
   std::string text(count, '.');
   Catalog catalog(catalog_path, Database::Mode::read_only);
-  if (find_policy(catalog.store().policy).map_bits == SlotMap::kBits) {
+  const Policy& policy = find_policy(catalog.store().policy);
+  if (policy.map_in_file) {
+    return qcow2_map_on_disk(std::filesystem::path(catalog_path).parent_path() / "layers" /
+                                 layer_file_name(layer, policy.file_suffix),
+                             count);
+  }
+  if (policy.map_bits == SlotMap::kBits) {
     const auto any = [](const MapBits&) { return true; };
     catalog.load_pages(layer, 0, count / SlotMap::kChunksInPage + 1, any,
                        [&](uint64_t page, const MapBits& bits) {

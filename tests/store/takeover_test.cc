@@ -258,7 +258,7 @@ TEST_F(TakeOver, WhatCannotHaveBeenLeftMakesTheImageFail) {
     // State 3, which no chunk has, or a slot that no pool has.
     LiveMemory memory(memory_);
     auto* const words = static_cast<uint64_t*>(memory.map_segment(LiveMemory::Region::maps, 0));
-    words[64] = policy_ == "pool" ? 0xfffffffefffffffe : ~uint64_t{0};  // slot 1
+    words[64] = policy_ == "sparse" ? ~uint64_t{0} : 0xfffffffefffffffe;
     ::kill(::getpid(), SIGKILL);
   }
   int status = 0;
