@@ -120,9 +120,10 @@ void Qcow2File::make(uint64_t size) const {
   std::vector<Entry> table(blocks);
   for (uint64_t i = 0; i < blocks; ++i) table[i] = chunk_.offset_of(2 + i);
   std::vector<BigEndian<uint16_t>> refcounts(clusters, BigEndian<uint16_t>(1));
-  // All of the L1 table, which is to find its space when it is changed.
-  const std::vector<std::byte> zeros(static_cast<size_t>(l1_clusters * chunk_.bytes()));
+  // What is used of the L1 table is to find its space when it is changed.
+  const std::vector<std::byte> zeros(static_cast<size_t>(l1_entries * sizeof(Entry)));
   file.write(zeros, header.l1.offset);
+  file.truncate(chunk_.offset_of(clusters));
   file.write(std::as_bytes(std::span(refcounts)), chunk_.offset_of(2));
   file.write(std::as_bytes(std::span(table)), header.refcount_table_offset);
   file.write(std::as_bytes(std::span(header.backing_name)), header.backing_name_offset);
