@@ -227,7 +227,8 @@ class Store {
   bool adopt(ImageRow& image, LayerRow& layer);
   /// Puts that into the catalog.
   void record_adopted(const ImageRow& image, const LayerRow& layer);
-  void unmake(const ImageRow& row, uint64_t request);
+  /// Takes back an image whose making has failed; false if the catalog does not forget it.
+  bool unmake(const ImageRow& row, uint64_t request);
   void remove_left_overs(const std::vector<LayerRow>& layers);
   /// Of a catalog that was deleted or replaced beneath this object.
   void rescue_catalog();

@@ -92,36 +92,43 @@ std::shared_ptr<Image> Store::create(const NewImage& image, uint64_t request) {
   });
   LayerRow layer{.id = row.layer, .parent_limit = limit};
   std::shared_ptr<Image> made;
+  const auto add = [&] {
+    made = make_image(row, layer);
+    auto names = names_.lock();
+    names->by_id.emplace(row.id, Entry{image.name, made});
+    names->by_name.emplace(image.name, row.id);
+  };
   try {
     const bool has_file = policy_at_work_->adopt(row, layer);
-    made = make_image(row, layer);
-    {
-      auto names = names_.lock();
-      names->by_id.emplace(row.id, Entry{image.name, made});
-      names->by_name.emplace(image.name, row.id);
-    }
+    add();
     if (has_file) record_adopted(row, layer);
-  } catch (...) {
-    unmake(row, request);
+  } catch (const std::exception& error) {
+    // What cannot be taken back is there, and is shown: the next mount makes its layer.
+    if (!unmake(row, request)) {
+      options_.log->error("{}: {}: and the catalog does not forget it either; remove it",
+                          image_title(row.id, row.name), error.what());
+      if (made == nullptr) attempt(add);
+    }
     throw;
   }
   return made;
 }
 
-// Of an image whose making has failed.
-void Store::unmake(const ImageRow& row, uint64_t request) {
+bool Store::unmake(const ImageRow& row, uint64_t request) {
+  const bool gone = attempt([&] {
+    catalog_->change([&](Catalog::Change& change) {
+      change.remove_image(row.id, row.layer);
+      if (request != 0) change.forget_request(request);
+    });
+  });
+  if (!gone) return false;
   {
     auto names = names_.lock();
     names->by_id.erase(row.id);
     names->by_name.erase(row.name.value());
   }
-  attempt([&] {
-    catalog_->change([&](Catalog::Change& change) {
-      change.remove_image(row.id, row.layer);
-      if (request != 0) change.forget_request(request);
-    });
-    policy_at_work_->layer({.id = row.layer})->remove_files();
-  });
+  attempt([&] { policy_at_work_->layer({.id = row.layer})->remove_files(); });
+  return true;
 }
 
 void Store::remove(std::string_view name, uint64_t request) {

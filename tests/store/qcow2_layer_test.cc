@@ -301,6 +301,40 @@ TEST_F(Qcow2LayerTest, AFlushWithoutRoomForATableLosesNothing) {
   EXPECT_TRUE(content(*use("a")) == over_base(0, pattern(2, 5000)));
 }
 
+TEST_F(Qcow2LayerTest, AnImageWhoseFileCannotBeMadeIsNotThere) {
+  open();
+  faults_.set([](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    return operation == FileOperation::sync && path.ends_with(".qcow2") ? EIO : 0;
+  });
+  const Store::NewImage a{.name = "a", .empty = false, .size = std::nullopt};
+  EXPECT_EQ(error_of([&] { store_->create(a); }).code(), EIO);
+  EXPECT_EQ(store_->find("a"), nullptr);
+  EXPECT_TRUE(names_in(store_path() + "/layers").empty());
+  faults_.clear();
+  store_->create(a);
+  EXPECT_TRUE(content(*use("a")) == base_content_);
+}
+
+// What the catalog has is shown, and the next mount makes its layer.
+TEST_F(Qcow2LayerTest, AnImageThatCannotBeTakenBackIsThere) {
+  open();
+  run_sql(catalog_path(),
+          "CREATE TRIGGER fault BEFORE DELETE ON image BEGIN SELECT RAISE(ABORT, 'broken'); END");
+  faults_.set([](const std::string& path, FileOperation operation, uint64_t, uint64_t) {
+    return operation == FileOperation::sync && path.ends_with(".qcow2") ? EIO : 0;
+  });
+  const Store::NewImage a{.name = "a", .empty = true, .size = 100'000};
+  EXPECT_EQ(error_of([&] { store_->create(a); }).code(), EIO);
+  EXPECT_NE(store_->find("a"), nullptr);
+  faults_.clear();
+  run_sql(catalog_path(), "DROP TRIGGER fault");
+  EXPECT_EQ(error_of([&] { store_->create(a); }).code(), EEXIST);
+  reopen();
+  EXPECT_TRUE(content(*use("a")) == filled(100'000, 0));
+  end();
+  expect_for_qemu(filled(100'000, 0));
+}
+
 TEST_F(Qcow2LayerTest, WhatALayerCannotBeIsRefused) {
   struct Case {
     const char* command;
