@@ -40,7 +40,9 @@ namespace {
 
 using Entry = BigEndian<uint64_t>;
 
-constexpr uint64_t kMostL1Bytes = 32U << 20U;  // QEMU's own limit
+// QEMU's own limits.
+constexpr uint64_t kMostL1Bytes = 32U << 20U;
+constexpr uint64_t kMostRefcountTableBytes = 8U << 20U;
 /// What an empty region of the file is taken for; see SlotAllocator.
 constexpr uint64_t kRegionSlots = 8192;
 constexpr uint64_t kGrowSlots = 64;
@@ -71,6 +73,16 @@ Qcow2File::~Qcow2File() = default;
 uint64_t Qcow2File::largest_size(ChunkSize chunk) {
   const uint64_t chunks = kMostL1Bytes / sizeof(Entry) * (chunk.bytes() / sizeof(Entry));
   return chunks > kMaxImageSize / chunk.bytes() ? kMaxImageSize : chunk.offset_of(chunks);
+}
+
+uint64_t Qcow2File::most_slots() const {
+  const uint64_t counted =
+      kMostRefcountTableBytes / sizeof(Entry) * (chunk_.bytes() / sizeof(uint16_t));
+  return std::min(counted, SlotMap::kMostSlots);
+}
+
+uint64_t Qcow2File::most_table_clusters() const {
+  return std::max<uint64_t>(1, chunk_.chunk_of(kMostRefcountTableBytes));
 }
 
 uint64_t Qcow2File::l1_entries_for(uint64_t size) const {
@@ -217,8 +229,8 @@ void Qcow2File::open() {
     is_ours_ = facts.is_ours;
     new_tables_.clear();
     counts_anew_ = false;
-    slots_.emplace(clusters_for(file_->size()), kRegionSlots);
     read_l1();
+    slots_.emplace(file_clusters(), kRegionSlots);
     if (header_.backing_name != identity_.backing_name ||
         header_.backing_format != identity_.backing_format) {
       mark_dirty();
@@ -255,6 +267,13 @@ void Qcow2File::close() {
     // The header says that they are to be counted anew.
   }
   abandon();
+}
+
+uint64_t Qcow2File::file_clusters() const {
+  const uint64_t clusters = clusters_for(file_->size());
+  // Memory is taken for them.
+  if (clusters > most_slots()) throw damaged("it is larger than such a file can be");
+  return clusters;
 }
 
 void Qcow2File::read_l1() {
@@ -326,7 +345,7 @@ std::optional<SlotRun> Qcow2File::allocate(uint64_t want, std::span<const uint64
   while (true) {
     if (const auto run = slots_->allocate(want, goals)) return run;
     const uint64_t slots = slots_->slots();
-    const uint64_t more = std::min(slots + std::max(want, kGrowSlots), SlotMap::kMostSlots);
+    const uint64_t more = std::min(slots + std::max(want, kGrowSlots), most_slots());
     if (more <= slots) return std::nullopt;
     slots_->grow(more);
   }
@@ -335,7 +354,7 @@ std::optional<SlotRun> Qcow2File::allocate(uint64_t want, std::span<const uint64
 uint64_t Qcow2File::allocate_neighbours(uint64_t count) {
   while (true) {
     const uint64_t end = slots_->slots();
-    if (end + count > SlotMap::kMostSlots) throw Error(EFBIG, identity_.path);
+    if (end + count > most_slots()) throw Error(ENOSPC, identity_.path);
     slots_->grow(end + count);
     if (slots_->claim({end, count})) return end;
   }
@@ -400,7 +419,7 @@ std::vector<std::string> Qcow2File::check() {
 }
 
 void Qcow2File::count_clusters() {
-  slots_.emplace(std::max<uint64_t>(1, clusters_for(file_->size())), kRegionSlots);
+  slots_.emplace(file_clusters(), kRegionSlots);
   counts_anew_ = false;
   const auto take = [&](uint64_t offset, const char* what) {
     if (chunk_.aligned(offset) && slots_->claim({chunk_.chunk_of(offset), 1})) return;
@@ -429,7 +448,8 @@ void Qcow2File::count_clusters() {
     return offset != 0 && chunk_.aligned(offset) && slots_->claim({chunk_.chunk_of(offset), 1});
   };
   const uint64_t clusters = header_.refcount_table_clusters;
-  if (clusters == 0 || !chunk_.aligned(header_.refcount_table_offset) ||
+  if (clusters == 0 || clusters > most_table_clusters() ||
+      !chunk_.aligned(header_.refcount_table_offset) ||
       !slots_->claim({chunk_.chunk_of(header_.refcount_table_offset), clusters})) {
     header_.refcount_table_clusters = 0;
     return;
@@ -452,9 +472,10 @@ void Qcow2File::count_clusters() {
 bool Qcow2File::for_each_refcount(
     const std::function<void(uint64_t cluster, unsigned count)>& visit) const {
   const uint64_t clusters = header_.refcount_table_clusters;
-  const uint64_t file_clusters = clusters_for(file_->size());
+  const uint64_t file_clusters = this->file_clusters();
   const uint64_t table_at = chunk_.chunk_of(header_.refcount_table_offset);
-  if (clusters == 0 || !chunk_.aligned(header_.refcount_table_offset) || clusters > file_clusters ||
+  if (clusters == 0 || clusters > most_table_clusters() ||
+      !chunk_.aligned(header_.refcount_table_offset) || clusters > file_clusters ||
       table_at > file_clusters - clusters) {
     return false;
   }
@@ -510,23 +531,29 @@ void Qcow2File::write_refcounts() {
     }
     return false;
   };
-  // Blocks take clusters, which blocks have to count.
+  // Blocks take clusters, which blocks have to count: till no more are wanted.
   std::vector<SlotRun> old_table;
-  for (uint64_t block = 0; block * per_block < slots_->slots(); ++block) {
-    if (!wants_block(block)) continue;
-    if (block >= table.size()) {
-      const uint64_t clusters = clusters_for((block + 1) * sizeof(Entry)) + 1;
-      if (header_.refcount_table_clusters > 0) {
-        old_table.push_back(
-            {chunk_.chunk_of(header_.refcount_table_offset), header_.refcount_table_clusters});
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (uint64_t block = 0; block * per_block < slots_->slots(); ++block) {
+      if (!wants_block(block)) continue;
+      if (block >= table.size()) {
+        const uint64_t clusters = clusters_for((block + 1) * sizeof(Entry));
+        if (header_.refcount_table_clusters > 0) {
+          old_table.push_back(
+              {chunk_.chunk_of(header_.refcount_table_offset), header_.refcount_table_clusters});
+        }
+        header_.refcount_table_offset = chunk_.offset_of(allocate_neighbours(clusters));
+        header_.refcount_table_clusters = static_cast<uint32_t>(clusters);
+        table.resize(static_cast<size_t>(clusters * entries_per_table()));
+        changed = true;
       }
-      header_.refcount_table_offset = chunk_.offset_of(allocate_neighbours(clusters));
-      header_.refcount_table_clusters = static_cast<uint32_t>(clusters);
-      table.resize(static_cast<size_t>(clusters * entries_per_table()));
-    }
-    if (table[static_cast<size_t>(block)] == 0) {
-      table[static_cast<size_t>(block)] = chunk_.offset_of(allocate(1, {}).value().first);
-      block = UINT64_MAX;  // from the first on again: it may lie where there was none
+      if (table[static_cast<size_t>(block)] == 0) {
+        const std::optional<SlotRun> run = allocate(1, {});
+        if (!run) throw Error(ENOSPC, identity_.path);
+        table[static_cast<size_t>(block)] = chunk_.offset_of(run->first);
+        changed = true;
+      }
     }
   }
   slots_->release(old_table);

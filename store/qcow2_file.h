@@ -132,6 +132,10 @@ class Qcow2File final : public SlotSpace {
 
   [[nodiscard]] uint64_t entries_per_table() const { return chunk_.bytes() / sizeof(uint64_t); }
   [[nodiscard]] uint64_t l1_entries_for(uint64_t size) const;
+  /// Clusters that refcounts can be kept for, and that their table can have.
+  [[nodiscard]] uint64_t most_slots() const;
+  [[nodiscard]] uint64_t most_table_clusters() const;
+  [[nodiscard]] uint64_t file_clusters() const;
   [[nodiscard]] uint64_t clusters_for(uint64_t bytes) const {
     return chunk_.chunk_of(chunk_.up(bytes));
   }

@@ -141,6 +141,31 @@ TEST_F(Qcow2LayerTest, ANewImageIsThereForQemuAtOnce) {
   expect_run("qemu-img info 1.qcow2 | grep -q 'backing file: " + base_path() + "'");
 }
 
+// With more clusters than one block of refcounts counts.
+TEST_F(Qcow2LayerTest, LargeFilesAreCountedWhole) {
+  open();
+  Model model(base_content_, kBaseSize);
+  {
+    const auto image = use("a");
+    for (uint64_t seed = 2; seed < 8; ++seed) {
+      const Bytes data = pattern(seed, 5 << 20);
+      write(*image, seed * (4 << 20) + seed, data);
+      model.write(seed * (4 << 20) + seed, data);
+      image->make_zero(seed * (4 << 20) + 9000, 1 << 20);
+      model.zero(seed * (4 << 20) + 9000, 1 << 20);
+      if (seed % 2 == 0) image->flush();
+    }
+  }
+  end();
+  expect_for_qemu(model.bytes);
+  open();
+  EXPECT_TRUE(content(*use("a")) == model.bytes);
+  use("a")->resize(6 << 20);
+  model.bytes.resize(6 << 20);
+  end();
+  expect_for_qemu(model.bytes);
+}
+
 class Qcow2ChunkTest : public Qcow2LayerTest, public ::testing::WithParamInterface<uint32_t> {};
 
 TEST_P(Qcow2ChunkTest, GoesBackAndForthWithQemu) {
