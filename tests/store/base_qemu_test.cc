@@ -16,8 +16,6 @@
 namespace cowfs::test {
 namespace {
 
-bool has_qemu() { return std::system("command -v qemu-img qemu-io >/dev/null 2>&1") == 0; }
-
 class QemuTest : public ::testing::Test {
  protected:
   void SetUp() override {

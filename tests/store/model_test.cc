@@ -382,11 +382,19 @@ void ModelTest::names_step() {
 }
 
 void ModelTest::end_and_open(bool in_order) {
+  std::map<std::string, uint64_t> layers;
+  for (const auto& [name, model] : models_) layers[name] = store_->find(name)->layer_id();
   if (in_order) {
     ASSERT_TRUE(store_->close());
     for (auto& [name, model] : models_) model.flushed();
   }
   crash();
+  if (in_order && policy_ == "qcow2" && has_qemu()) {
+    for (const auto& [name, model] : models_) {
+      expect_for_qemu(store_path() + "/layers/" + std::to_string(layers[name]) + ".qcow2",
+                      model.bytes);
+    }
+  }
   disk_.cut_power(store_path() + "/layers", random_);
   if (policy_ == "pool") disk_.cut_power_of(pool_path(), random_);
   open();

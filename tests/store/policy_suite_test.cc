@@ -93,6 +93,11 @@ class PolicySuite : public StoreFixture, public ::testing::WithParamInterface<st
     };
     check_store(store_path(), check);
     EXPECT_EQ(found, "");
+    if (policy_ == "qcow2" && has_qemu()) {
+      for (const std::string& name : names_in(store_path() + "/layers")) {
+        static_cast<void>(disk_for_qemu(store_path() + "/layers/" + name));
+      }
+    }
     crash_and_open();
   }
 

@@ -17,15 +17,13 @@
 namespace cowfs::test {
 namespace {
 
-bool qemu_is_installed() { return std::system("command -v qemu-img qemu-io >/dev/null 2>&1") == 0; }
-
 class Qcow2LayerTest : public StoreFixture {
  protected:
   static constexpr size_t kBaseSize = 3'000'000;  // no whole number of chunks, nor of sectors
 
   Qcow2LayerTest() { policy_ = "qcow2"; }
   void SetUp() override {
-    if (!qemu_is_installed()) {
+    if (!has_qemu()) {
       GTEST_SKIP() << "qemu-img and qemu-io are not installed (qemu-utils)";
     }
     make_base(pattern(1, kBaseSize));
@@ -47,18 +45,8 @@ class Qcow2LayerTest : public StoreFixture {
     ASSERT_TRUE(store_->close());
     store_.reset();
   }
-  /// QEMU finds nothing wrong with the file, and the disk that it should be.
-  void expect_for_qemu(const Bytes& wanted, const std::string& file = "1.qcow2") {
-    expect_run("qemu-img check " + file);
-    // QEMU has whole sectors.
-    Bytes whole = wanted;
-    whole.resize((wanted.size() + 511) / 512 * 512);
-    run("qemu-img convert -O raw " + file + " '" + (directory_ / "seen.raw") + "'");
-    Bytes seen = read_file(directory_ / "seen.raw");
-    ASSERT_EQ(seen.size(), whole.size());
-    const auto tail = static_cast<std::ptrdiff_t>(wanted.size());
-    const auto differs = std::mismatch(wanted.begin(), wanted.begin() + tail, seen.begin());
-    EXPECT_EQ(differs.first - wanted.begin(), tail) << "first byte that differs";
+  void expect_for_qemu(const Bytes& wanted, const std::string& file = "1.qcow2") const {
+    test::expect_for_qemu(store_path() + "/layers/" + file, wanted);
   }
   void expect_check_clean() {
     CheckOptions check;

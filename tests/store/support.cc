@@ -188,6 +188,31 @@ std::string qcow2_map_on_disk(const std::string& path, uint64_t count) {
 
 }  // namespace
 
+bool has_qemu() { return std::system("command -v qemu-img qemu-io >/dev/null 2>&1") == 0; }
+
+Bytes disk_for_qemu(const std::string& path) {
+  const TempDir scratch;
+  const std::string log = scratch / "log";
+  const std::string raw = scratch / "raw";
+  const std::string command = "{ qemu-img check '" + path + "' && qemu-img convert -O raw '" +
+                              path + "' '" + raw + "'; } >'" + log + "' 2>&1";
+  if (std::system(command.c_str()) != 0) {
+    const Bytes text = read_file(log);
+    ADD_FAILURE() << path << ": "
+                  << std::string(reinterpret_cast<const char*>(text.data()), text.size());
+    return {};
+  }
+  return read_file(raw);
+}
+
+void expect_for_qemu(const std::string& path, const Bytes& wanted) {
+  const Bytes seen = disk_for_qemu(path);
+  ASSERT_EQ(seen.size(), (wanted.size() + 511) / 512 * 512) << path;
+  const auto differs = std::mismatch(wanted.begin(), wanted.end(), seen.begin());
+  EXPECT_EQ(differs.first - wanted.begin(), static_cast<std::ptrdiff_t>(wanted.size()))
+      << path << ": the first byte that differs";
+}
+
 std::string map_on_disk(const std::string& catalog_path, uint64_t layer, uint64_t count) {
   std::string text(count, '.');
   Catalog catalog(catalog_path, Database::Mode::read_only);

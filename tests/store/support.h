@@ -62,6 +62,14 @@ Error error_of(const Action& action) {
   return Error::with_message(1, "nothing was thrown");
 }
 
+/// Whether qemu-img and qemu-io are installed (qemu-utils).
+bool has_qemu();
+/// The disk in a qcow2 file as QEMU shows it. Fails the test if `qemu-img check` finds something
+/// wrong with the file.
+Bytes disk_for_qemu(const std::string& path);
+/// That QEMU shows just these bytes, but for the rest of the last sector.
+void expect_for_qemu(const std::string& path, const Bytes& wanted);
+
 /// A fault hook that tests change while files are in use. Thread-safe.
 class Faults {
  public:
