@@ -34,15 +34,6 @@
 #include "store/sabotage.h"
 
 namespace cowfs {
-namespace {
-
-uint64_t count_of(const std::vector<SlotRun>& runs) {
-  uint64_t count = 0;
-  for (const SlotRun& run : runs) count += run.count;
-  return count;
-}
-
-}  // namespace
 
 SlotLayer::SlotLayer(ChunkSize chunk, MapArena& arena, SlotSpace& space, const LayerRow& row)
     : Layer(row.parent_limit),

@@ -7,6 +7,12 @@
 
 namespace cowfs {
 
+uint64_t count_of(const std::vector<SlotRun>& runs) {
+  uint64_t count = 0;
+  for (const SlotRun& run : runs) count += run.count;
+  return count;
+}
+
 void add_slot(std::vector<SlotRun>& runs, uint64_t slot) {
   if (!runs.empty() && runs.back().first + runs.back().count == slot) {
     ++runs.back().count;

@@ -67,6 +67,8 @@ class SlotMap : public MapTree {
   static uint32_t exchange(MapArena::Page& words, uint64_t in_page, uint32_t value);
 };
 
+/// How many slots they are.
+uint64_t count_of(const std::vector<SlotRun>& runs);
 /// Adds a slot, to the last run if it follows that.
 void add_slot(std::vector<SlotRun>& runs, uint64_t slot);
 

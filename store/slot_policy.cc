@@ -14,12 +14,6 @@
 namespace cowfs {
 namespace {
 
-uint64_t slots_in(const std::vector<SlotRun>& runs) {
-  uint64_t count = 0;
-  for (const SlotRun& run : runs) count += run.count;
-  return count;
-}
-
 class CatalogSlotLayer final : public SlotLayer {
  public:
   CatalogSlotLayer(const PolicyContext& context, SlotSpace& space, ForgottenSlots& forgotten,
@@ -45,8 +39,8 @@ class CatalogSlotLayer final : public SlotLayer {
     }
     change.use_slots(difference.used, true);
     change.use_slots(difference.freed, false);
-    change.add_own_chunks(id(), static_cast<int64_t>(slots_in(difference.used)) -
-                                    static_cast<int64_t>(slots_in(difference.freed)));
+    change.add_own_chunks(id(), static_cast<int64_t>(count_of(difference.used)) -
+                                    static_cast<int64_t>(count_of(difference.freed)));
   }
 
  protected:

@@ -13,7 +13,7 @@ from machine import command, drop, mounted
 from report import spread, table
 
 IMAGES = 8
-POLICIES = ("sparse", "pool")
+POLICIES = ("sparse", "pool", "qcow2")
 
 
 def write_image(path, size, seed):
@@ -36,7 +36,7 @@ def read_image(path):
 def cow_files(store):
     for folder, _, names in os.walk(store):
         for name in names:
-            if name.endswith(".cow") or name == "pool":
+            if name.endswith((".cow", ".qcow2")) or name == "pool":
                 yield os.path.join(folder, name)
 
 
