@@ -43,11 +43,17 @@ class Qcow2Layer final : HasQcow2File, public SlotLayer {
       : HasQcow2File{Qcow2File(qcow2_identity(context, row.id), context.hook)},
         SlotLayer(context.chunk, context.arena, HasQcow2File::file, row),
         hook_(context.hook),
+        is_made_(row.has_file),
         base_size_(context.base == nullptr ? 0 : context.base->virtual_size) {
     file.note_state();
   }
 
   void activate() override {
+    // What is written to it would be gone with the next mount, which makes it anew.
+    if (!is_made_) {
+      throw Error::with_message(
+          EUCLEAN, "layer " + file.path() + ": was not made to its end; mount the store again");
+    }
     file.open();
     try {
       if (is_among_last(file.fd())) throw Error(EMFILE, "open " + file.path());
@@ -212,6 +218,7 @@ class Qcow2Layer final : HasQcow2File, public SlotLayer {
   }
 
   const FaultHook* const hook_;
+  const bool is_made_;
   const uint64_t base_size_;
   // Of the committing thread:
   const SlotChanges* prepared_ = nullptr;

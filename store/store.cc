@@ -461,7 +461,7 @@ void Store::load() {
                      "and catalog back from one copy");
   }
   remove_left_overs(layers);
-  for (const auto& [row, layer] : adopted) record_adopted(row, layer);
+  for (const auto& [row, layer] : adopted) record_adopted(*find(row.id), row, layer);
   done_ = catalog_->requests();
   if (options_.live->taken_over()) {
     inherit();
@@ -491,9 +491,9 @@ bool Store::adopt(ImageRow& image, LayerRow& layer) {
   }
 }
 
-void Store::record_adopted(const ImageRow& image, const LayerRow& layer) {
+void Store::record_adopted(Image& made, const ImageRow& image, const LayerRow& layer) {
   // A new layer may have to hide some of the base, and counts only once it does.
-  if (layer.parent_limit < std::min(image.size, base_->size())) find(image.id)->use()->flush();
+  if (layer.parent_limit < std::min(image.size, base_->size())) made.use()->flush();
   catalog_->change([&](Catalog::Change& change) {
     change.set_size(image.id, image.size);
     change.set_parent_limit(layer.id, layer.parent_limit);

@@ -226,7 +226,7 @@ class Store {
   /// What the policy takes over of a layer's file; whether the rows have changed.
   bool adopt(ImageRow& image, LayerRow& layer);
   /// Puts that into the catalog.
-  void record_adopted(const ImageRow& image, const LayerRow& layer);
+  void record_adopted(Image& made, const ImageRow& image, const LayerRow& layer);
   /// Takes back an image whose making has failed; false if the catalog does not forget it.
   bool unmake(const ImageRow& row, uint64_t request);
   void remove_left_overs(const std::vector<LayerRow>& layers);

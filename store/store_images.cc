@@ -93,21 +93,25 @@ std::shared_ptr<Image> Store::create(const NewImage& image, uint64_t request) {
   LayerRow layer{.id = row.layer, .parent_limit = limit};
   std::shared_ptr<Image> made;
   const auto add = [&] {
-    made = make_image(row, layer);
     auto names = names_.lock();
     names->by_id.emplace(row.id, Entry{image.name, made});
     names->by_name.emplace(image.name, row.id);
   };
   try {
-    const bool has_file = policy_at_work_->adopt(row, layer);
+    const bool is_to_be_recorded = policy_at_work_->adopt(row, layer);
+    made = make_image(row, layer);
+    if (is_to_be_recorded) record_adopted(*made, row, layer);
     add();
-    if (has_file) record_adopted(row, layer);
   } catch (const std::exception& error) {
+    made.reset();
     // What cannot be taken back is there, and is shown: the next mount makes its layer.
     if (!unmake(row, request)) {
       options_.log->error("{}: {}: and the catalog does not forget it either; remove it",
                           image_title(row.id, row.name), error.what());
-      if (made == nullptr) attempt(add);
+      attempt([&] {
+        made = make_image(row, {.id = row.layer, .parent_limit = limit});
+        add();
+      });
     }
     throw;
   }
@@ -122,11 +126,6 @@ bool Store::unmake(const ImageRow& row, uint64_t request) {
     });
   });
   if (!gone) return false;
-  {
-    auto names = names_.lock();
-    names->by_id.erase(row.id);
-    names->by_name.erase(row.name.value());
-  }
   attempt([&] { policy_at_work_->layer({.id = row.layer})->remove_files(); });
   return true;
 }

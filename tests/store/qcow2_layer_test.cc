@@ -342,6 +342,7 @@ TEST_F(Qcow2LayerTest, AnImageThatCannotBeTakenBackIsThere) {
   faults_.clear();
   run_sql(catalog_path(), "DROP TRIGGER fault");
   EXPECT_EQ(error_of([&] { store_->create(a); }).code(), EEXIST);
+  EXPECT_EQ(error_of([this] { static_cast<void>(store_->find("a")->use()); }).code(), EUCLEAN);
   reopen();
   EXPECT_TRUE(content(*use("a")) == filled(100'000, 0));
   end();
