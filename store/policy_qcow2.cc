@@ -253,7 +253,7 @@ class Qcow2Policy final : public StorePolicy {
       return true;
     }
     uint64_t size = 0;
-    with_descriptors([&] { size = file.peek_size(); }, context_.close_idle);
+    with_descriptors([&] { size = file.peek_size(image.size); }, context_.close_idle);
     // What the file does not hide shows.
     layer.parent_limit = std::min(size, context_.base->virtual_size);
     return std::exchange(image.size, size) != size;

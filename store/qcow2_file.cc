@@ -176,7 +176,13 @@ void Qcow2File::require_ours(const qcow2::LayerFacts& facts) const {
           std::string(format_name(identity_.backing_format)) + " -b BASE` names it");
 }
 
-uint64_t Qcow2File::peek_size() const { return read_header(open_file(O_RDONLY)).header.size; }
+uint64_t Qcow2File::peek_size(uint64_t known) const {
+  const File file = open_file(O_RDONLY);
+  const qcow2::LayerHeader header = read_header(file).header;
+  // Of a server that was killed: what the host has in its cache is shown, and has to stay.
+  if (header.dirty || header.size != known) file.sync_data();
+  return header.size;
+}
 
 Qcow2File::State Qcow2File::state_of(const struct stat& status) {
   constexpr int64_t kSecond = 1'000'000'000;

@@ -44,8 +44,9 @@ class Qcow2File final : public SlotSpace {
   /// Makes the file, of a disk of `size` bytes that shows the backing file; whatever is there is
   /// replaced. Durable but for its directory's entry.
   void make(uint64_t size) const;
-  /// The size of the disk, as the file says, whoever wrote it last. Errors as `open`.
-  [[nodiscard]] uint64_t peek_size() const;
+  /// The size of the disk, as the file says, whoever wrote it last; durable when it returns, unless
+  /// the file was closed well, and said `known` before. Errors as `open`.
+  [[nodiscard]] uint64_t peek_size(uint64_t known) const;
 
   /// Takes what the file is now for what it is to be when it is opened.
   void note_state();

@@ -199,7 +199,9 @@ PoolHeader Store::pool_header(uint64_t generation) const {
 void Store::claim_pool() {
   if (!pool_file_) return;
   // What was begun is ended first: the next generation can be told from one before it, not two.
-  if (pool_state_ != PoolFile::State::current) {
+  // Also where it seems to be ended: a sync that failed leaves in the host's cache what is not on
+  // disk.
+  if (!options_.live->taken_over() || pool_state_ != PoolFile::State::current) {
     const PoolHeader header = pool_header(catalog_->pool_generation().now);
     with_room([&] { pool_file_->write_header(header); });
   }

@@ -79,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   try {
     Qcow2File file(identity(scratch), nullptr);
-    static_cast<void>(file.peek_size());
+    static_cast<void>(file.peek_size(kSize));
     file.open();
     write_some(file, pages, 5);
     file.write_size(file.size() / 2);
