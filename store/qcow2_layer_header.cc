@@ -26,6 +26,7 @@ class Packer {
  public:
   explicit Packer(std::span<std::byte> bytes) : rest_(bytes) {}
   void put(const void* data, size_t length) {
+    if (length == 0) return;  // there may be no data either
     std::memcpy(rest_.data(), data, length);
     rest_ = rest_.subspan(length);
   }
