@@ -278,8 +278,8 @@ void require_base_of_qcow2(const BaseRow& base) {
   constexpr size_t kMostName = 1023;
   const auto refuse = [&](const std::string& why) {
     throw Error::with_message(EINVAL, "base " + printable(base.path) + ": " + why +
-                                          ", and with policy qcow2 each layer names it; use "
-                                          "another policy, or `qemu-img convert` it");
+                                          ", and with policy qcow2 each layer names it; move "
+                                          "or convert it, or use another policy");
   };
   if (base.snapshot) refuse("a snapshot within a file has no name that a qcow2 file could give");
   if (base.path.size() > kMostName) refuse("its path has more than 1023 bytes");

@@ -354,6 +354,8 @@ void Store::check_base() {
     throw Error::with_message(
         EAGAIN, "store " + facts_.directory + ": was made anew while it was opened; try again");
   }
+  // Also of one that was moved, before any layer names it.
+  if (policy_->require_base != nullptr) policy_->require_base(base_->identity());
   if (recorded.format == BaseFormat::raw && guess_base_format(base_->file()) != BaseFormat::raw) {
     options_.log->warn(
         "base {}: begins like a qcow file, and is read as raw, as it was when the store was made",

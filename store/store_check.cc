@@ -197,13 +197,17 @@ void Store::check_images_in_use(CheckReport& report, const Doubt& doubt) {
             report.options().progress(std::min(done, total), total);
           });
     } catch (const Error& error) {
-      if (error.code() == EUCLEAN) {
+      // What another program made of a layer's file is the matter of that image alone.
+      const bool is_layer =
+          policy_->map_in_file && (error.code() == EOPNOTSUPP || error.code() == EBUSY);
+      if (error.code() == EUCLEAN || is_layer) {
         report.add({.severity = Severity::damage,
                     .kind = "bad_map",
                     .image = name,
                     .layer = entry.image->layer_id(),
                     .what = std::string("it cannot be checked to its end: ") + error.what(),
-                    .remedy = "put catalog.db back from a copy"});
+                    .remedy = policy_->map_in_file ? "or put the layer's file back from a copy"
+                                                   : "put catalog.db back from a copy"});
       } else if (error.code() != ENOENT) {
         throw;
       } else if (!entry.image->unlinked()) {

@@ -398,6 +398,27 @@ TEST_F(Qcow2LayerTest, TheBaseMayMove) {
   expect_for_qemu(over_base(10'000, pattern(2, 5000)));
 }
 
+TEST_F(Qcow2LayerTest, ABaseWithTooLongAPathIsRefusedBeforeAnyLayerNamesIt) {
+  open();
+  write(*use("a"), 10'000, pattern(2, 5000));
+  end();
+  const std::string far = directory_.path() + "/" + std::string(250, 'a') + "/" +
+                          std::string(250, 'b') + "/" + std::string(250, 'c') + "/" +
+                          std::string(250, 'd');
+  std::filesystem::create_directories(far);
+  std::filesystem::copy_file(base_path(), far + "/base.img");
+  Store::Options wanted = options();
+  wanted.base_path = far + "/base.img";
+  wanted.accept_changed_base = true;
+  const Error error = error_of([&] { const Store store(wanted); });
+  EXPECT_EQ(error.code(), EINVAL);
+  EXPECT_TRUE(std::string(error.what()).find("1023") != std::string::npos) << error.what();
+  open();
+  EXPECT_TRUE(content(*use("a")) == over_base(10'000, pattern(2, 5000)));
+  end();
+  expect_for_qemu(over_base(10'000, pattern(2, 5000)));
+}
+
 TEST_F(Qcow2LayerTest, ClustersThatCountAsFreeAreFound) {
   open();
   write(*use("a"), 0, pattern(2, 100 * kChunk));
