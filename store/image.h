@@ -111,6 +111,8 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] uint64_t own_bytes() const { return layer_->own_bytes(); }
   /// The CoW file that is its own, if the policy makes one; it may not exist yet.
   [[nodiscard]] std::optional<std::string> cow_path() const { return layer_->cow_path(); }
+  /// Whether a program other than cowfs has its CoW file open for writing.
+  [[nodiscard]] bool is_used_elsewhere() const { return layer_->is_used_elsewhere(); }
   /// In use: whether something was written to its CoW file, or room made in it.
   [[nodiscard]] bool has_file() const { return layer_->space_end() > 0; }
   /// Whether some of the base may show through.

@@ -154,6 +154,8 @@ class Layer {
 
   /// The largest size that an image can have whose layer it is.
   [[nodiscard]] virtual uint64_t largest_size() const { return kMaxImageSize; }
+  /// Whether another program has its CoW file open for writing, as far as that can be told.
+  [[nodiscard]] virtual bool is_used_elsewhere() const { return false; }
   /// Whether the parent shows through an absent chunk as a whole, since the layer's map has no room
   /// for more: then the chunk with the end of an image, absent, has to get its bytes before the
   /// image grows.

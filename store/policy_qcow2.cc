@@ -168,6 +168,7 @@ class Qcow2Layer final : HasQcow2File, public SlotLayer {
   }
 
   uint64_t largest_size() const override { return Qcow2File::largest_size(chunk()); }
+  bool is_used_elsewhere() const override { return file.is_used_elsewhere(); }
   bool shows_whole_chunks() const override { return true; }
 
  protected:

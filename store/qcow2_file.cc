@@ -258,6 +258,13 @@ void Qcow2File::open() {
   }
 }
 
+bool Qcow2File::is_used_elsewhere() const {
+  if (file_) return false;
+  bool locked = false;
+  attempt([&] { locked = is_image_locked(open_file(O_RDONLY)); });
+  return locked;
+}
+
 void Qcow2File::close() {
   if (!file_) return;
   try {

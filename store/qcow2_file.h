@@ -58,6 +58,8 @@ class Qcow2File final : public SlotSpace {
   /// counted anew at the next opening.
   void close();
   [[nodiscard]] bool is_open() const { return file_.has_value(); }
+  /// Whether another program writes to the file, which is not open here.
+  [[nodiscard]] bool is_used_elsewhere() const;
   /// Closes it as it is, after a failure.
   void abandon();
   /// Looks through all of its tables, of a file that nobody has open, and changes nothing: returns

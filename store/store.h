@@ -227,6 +227,8 @@ class Store {
   bool adopt(ImageRow& image, LayerRow& layer);
   /// Puts that into the catalog.
   void record_adopted(Image& made, const ImageRow& image, const LayerRow& layer);
+  /// EBUSY if another program has the image's file open.
+  static void require_not_elsewhere(const Image& image);
   /// Takes back an image whose making has failed; false if the catalog does not forget it.
   bool unmake(const ImageRow& row, uint64_t request);
   void remove_left_overs(const std::vector<LayerRow>& layers);

@@ -130,10 +130,18 @@ bool Store::unmake(const ImageRow& row, uint64_t request) {
   return true;
 }
 
+void Store::require_not_elsewhere(const Image& image) {
+  if (!image.is_used_elsewhere()) return;
+  throw Error::with_message(EBUSY, image.title() +
+                                       ": is in use by another program, such as QEMU, "
+                                       "that has its file open; end that first");
+}
+
 void Store::remove(std::string_view name, uint64_t request) {
   const std::lock_guard lock(change_mutex_);
   const std::shared_ptr<Image> image = find(name);
   if (image == nullptr) throw Error(ENOENT, "image " + std::string(name));
+  require_not_elsewhere(*image);
   const bool idle = image->unlink();
   try {
     change_names(request, [&](Catalog::Change& change) {
@@ -210,6 +218,7 @@ void Store::rename(std::string_view from, std::string_view to, Rename how, uint6
   if (how == Rename::no_replace && target != nullptr)
     throw Error(EEXIST, "image " + std::string(to));
   if (source == target) return;
+  if (target != nullptr && how != Rename::exchange) require_not_elsewhere(*target);
 
   const bool exchange = how == Rename::exchange;
   const bool replaced = target != nullptr && !exchange;

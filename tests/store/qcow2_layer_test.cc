@@ -272,6 +272,7 @@ TEST_F(Qcow2LayerTest, OneOfTheTwoHasItAtATime) {
     open();
     const Error error = error_of([this] { static_cast<void>(use("a")); });
     EXPECT_EQ(error.code(), EBUSY);
+    EXPECT_EQ(error_of([this] { store_->remove("a"); }).code(), EBUSY);
   }
   EXPECT_TRUE(content(*use("a")) == over_base(0, pattern(2, 5000)));
 }
