@@ -251,6 +251,7 @@ class Qcow2Policy final : public StorePolicy {
       with_descriptors([&] { file.make(image.size); }, context_.close_idle);
       context_.entries->sync();
       layer.has_file = true;
+      layer.failure.reset();  // of a making before this one
       return true;
     }
     uint64_t size = 0;

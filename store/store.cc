@@ -500,6 +500,7 @@ void Store::record_adopted(Image& made, const ImageRow& image, const LayerRow& l
     change.set_size(image.id, image.size);
     change.set_parent_limit(layer.id, layer.parent_limit);
     change.set_has_file(layer.id);
+    change.set_failure(layer.id, layer.failure);
   });
 }
 
