@@ -513,10 +513,12 @@ void Qcow2File::trust_refcounts() {
   const bool readable = for_each_refcount([&](uint64_t cluster, unsigned count) {
     sound = sound && count == 1 && slots_->claim({cluster, 1});
   });
-  // A look at what would do harm if it were used for something else.
+  sound = sound && readable;
+  // A look at what would do harm if it were used for something else. Where the table was not
+  // readable, the header may give it billions of clusters.
   const auto require_taken = [&](uint64_t offset, uint64_t clusters) {
-    for (uint64_t i = 0; i < clusters; ++i) {
-      sound = sound && slots_->is_taken(chunk_.chunk_of(offset) + i);
+    for (uint64_t i = 0; sound && i < clusters; ++i) {
+      sound = slots_->is_taken(chunk_.chunk_of(offset) + i);
     }
   };
   require_taken(0, 1);
@@ -525,7 +527,7 @@ void Qcow2File::trust_refcounts() {
   for (const uint64_t table : l1_) {
     if (table != 0) require_taken(table, 1);
   }
-  if (sound && readable) return;
+  if (sound) return;
   mark_dirty();
   file_->sync_data();
   count_clusters();
