@@ -22,7 +22,8 @@
 namespace cowfs {
 
 /// The qcow2 file that is a layer: its tables are the layer's committed map, and its clusters the
-/// slots of its chunks; slot n is the n-th cluster. See qcow2_file.cc for what is durable when.
+/// slots of its chunks; slot n is the n-th cluster. See qcow2_file.cc for what is durable when,
+/// qcow2_refcounts.cc for how clusters are counted.
 ///
 /// Thread-safe as SlotSpace, and `load_pages` with all; the rest is the committing thread's, and
 /// `open` and `close` are called while nothing else is.
@@ -109,6 +110,10 @@ class Qcow2File final : public SlotSpace {
   std::string title() override { return "layer " + identity_.path; }
 
  private:
+  using Entry = BigEndian<uint64_t>;  // of a table
+  /// What an empty region of the file is taken for; see SlotAllocator.
+  static constexpr uint64_t kRegionSlots = 8192;
+
   [[nodiscard]] qcow2::LayerFacts read_header(const File& file) const;
   [[nodiscard]] Error damaged(const std::string& what) const;
   void require_ours(const qcow2::LayerFacts& facts) const;
