@@ -31,7 +31,7 @@ void resize_in_mount(const std::string& path, uint64_t size, bool force) {
   require_goes_on(image, "is not resized");
   if (size < old_size && !force) require_unused(image, "is not made smaller");
   // Through the kernel, which keeps its own idea of the size.
-  if (::truncate(image.path.c_str(), static_cast<off_t>(size)) != 0) throw Error{errno, image.path};
+  if (::truncate(image.path.c_str(), static_cast<off_t>(size)) != 0) throw_failure(image, errno);
 }
 
 void resize_in_store(const std::string& directory, const std::string& name, uint64_t size) {

@@ -37,7 +37,7 @@ void remove_in_mount(const Arguments& images, bool force) {
   for (const auto& [key, path] : paths) {
     // The kernel would wait for them, with the directory locked.
     if (force && waits_for_space(path)) end_waiting(path);
-    if (::unlink(path.path.c_str()) != 0) throw Error{errno, path.path};
+    if (::unlink(path.path.c_str()) != 0) throw_failure(path, errno);
   }
 }
 

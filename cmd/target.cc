@@ -209,6 +209,14 @@ void require_unused(const ImagePath& image, const char* why_not) {
   }
 }
 
+void throw_failure(const ImagePath& image, int code) {
+  const bool tells_little =
+      code == EIO || code == EUCLEAN || code == EOPNOTSUPP || code == EBUSY || code == ENOSPC;
+  throw Error::with_message(code,
+                            fmt::format("{}: {}{}", image.path, error_text(code),
+                                        tells_little ? "; the log of the mount says why" : ""));
+}
+
 bool waits_for_space(const ImagePath& image) {
   const nlohmann::json facts =
       ask_server(image.mount.point, {{"ask", "info"}, {"image", image.name}});

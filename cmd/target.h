@@ -64,6 +64,10 @@ bool name_before(const std::string& left, const std::string& right);
 /// removed" say. An image that was just closed is waited for, up to a second.
 void require_unused(const ImagePath& image, const char* why_not);
 
+/// Error of a call on an image that failed with `code`, which says where the reason stands if the
+/// code alone does not tell it.
+[[noreturn]] void throw_failure(const ImagePath& image, int code);
+
 /// Whether writes of the image wait for space.
 bool waits_for_space(const ImagePath& image);
 

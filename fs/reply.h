@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <exception>
 #include <new>
+#include <string_view>
 
 #include "fs/file_system.h"
 #include "store/error.h"
@@ -34,7 +35,9 @@ void answer(fuse_req_t request, const char* name, uint64_t inode, const Operatio
     if (is_trouble(code)) {
       attempt([&] { file_system(request).log_error(name, inode, error.what()); });
     }
-    if (code == EUCLEAN) code = EIO;  // what is damaged is told in the log
+    // What is damaged is told in the log. Who cannot open an image is a person or a command, that
+    // can tell this from a failing disk; who reads and writes is a machine, that knows EIO.
+    if (code == EUCLEAN && std::string_view(name) != "open") code = EIO;
   } catch (const std::bad_alloc&) {
     code = ENOMEM;
   } catch (const std::exception& error) {

@@ -135,5 +135,28 @@ TEST_F(Qcow2, AnImageWhoseLayerIsNoneIsRefusedAndTheOthersGoOn) {
   EXPECT_TRUE(Same(RandomBytes(kMiB, 3), File(*mount / "dom1").Read(0, kMiB)));
 }
 
+TEST_F(Qcow2, AnImageWhoseLayerIsDamagedHoldsNothingUp) {
+  MakeBase();
+  auto mount = MountQcow2();
+  for (const char* name : {"dom1", "dom2"}) {
+    Touch(*mount / name);
+    File(*mount / name).Write(0, RandomBytes(kMiB, 3));
+  }
+  mount->Unmount();
+  std::filesystem::copy_file(Base(), Scratch() / "other.img");
+  Must(Execute({"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b",
+                Scratch() / "other.img", Layer(1)}));
+  mount->MountAgain();
+  const Result refused = Execute({"cat", *mount / "dom1"});
+  EXPECT_TRUE(Mentions(refused.err, "Structure needs cleaning")) << refused.err;
+  const Result resized = Cowfs({"resize", "--force", *mount / "dom1", "1M"});
+  EXPECT_EQ(resized.status, 1);
+  EXPECT_TRUE(Mentions(resized.err, "the log of the mount says why")) << resized.err;
+  // Nothing of it is in use, so there is nothing of it to be made durable.
+  Must(Cowfs({"sync", MountPoint()}));
+  EXPECT_TRUE(Same(RandomBytes(kMiB, 3), File(*mount / "dom2").Read(0, kMiB)));
+  Must(Cowfs({"umount", MountPoint()}));
+}
+
 }  // namespace
 }  // namespace cowfs::e2e
