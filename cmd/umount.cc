@@ -139,6 +139,13 @@ std::string users_text(const MountEntry& mount) {
   throw Error::with_message(refusal.code, mount.point + ": " + why);
 }
 
+bool is_mounted(const MountEntry& mount) {
+  const std::vector<MountEntry> entries = mounts();
+  return std::any_of(entries.begin(), entries.end(), [&](const MountEntry& entry) {
+    return entry.device == mount.device && entry.point == mount.point;
+  });
+}
+
 /// A loop device that was just detached, or a process that has just ended, may hold it for a moment
 /// still.
 /// `besides` ends the message to who is refused.
@@ -147,6 +154,8 @@ void unmount_or_name_users(const MountEntry& mount, pid_t server, const std::str
   for (;;) {
     const Refusal refusal = unmount(mount.point, false);
     if (refusal.code == 0) return;
+    // Somebody else's umount was faster.
+    if (refusal.code == EINVAL && !is_mounted(mount)) return;
     if (refusal.code != EBUSY) refuse_unmount(mount, server, refusal);
     const std::string users = users_text(mount);
     if (!users.empty()) {
