@@ -218,6 +218,9 @@ void Qcow2File::open() {
     counts_anew_ = false;
     read_l1();
     slots_.emplace(file_clusters(), kRegionSlots);
+    // Before anything is written that QEMU's bitmaps miss, or where they or refcounts of another
+    // width lie.
+    if (!is_ours_) mark_dirty();
     if (header_.backing_name != identity_.backing_name ||
         header_.backing_format != identity_.backing_format) {
       mark_dirty();

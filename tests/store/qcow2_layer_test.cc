@@ -154,6 +154,25 @@ TEST_F(Qcow2LayerTest, LargeFilesAreCountedWhole) {
   expect_for_qemu(model.bytes);
 }
 
+TEST_F(Qcow2LayerTest, ABitmapOfQemuIsGoneBeforeItMissesAWrite) {
+  open();
+  const Bytes first = pattern(3, 1 << 20);
+  write(*use("a"), 0, first);
+  end();
+  expect_run("qemu-img bitmap --add -f qcow2 1.qcow2 since");
+  expect_run("qemu-img info -f qcow2 1.qcow2 | grep -q since");
+  open();
+  // In place: no table changes, and no size.
+  const Bytes second = pattern(4, 1 << 20);
+  write(*use("a"), 0, second);
+  store_.reset();  // and no orderly end
+  expect_run("! qemu-img info -f qcow2 1.qcow2 | grep -q since");
+  open();
+  EXPECT_TRUE(content(*use("a"), 0, second.size()) == second);
+  end();
+  expect_check_clean();
+}
+
 class Qcow2ChunkTest : public Qcow2LayerTest, public ::testing::WithParamInterface<uint32_t> {};
 
 TEST_P(Qcow2ChunkTest, GoesBackAndForthWithQemu) {
