@@ -25,7 +25,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kCheckHelp{
     .command = "check",
     .usage = "[OPTION]... STORE|MOUNT",
     .what =
@@ -323,7 +323,7 @@ int clear(const Line& line) {
 
 int run_check(const Arguments& arguments) {
   Line values;
-  CommandLine line(kHelp);
+  CommandLine line(kCheckHelp);
   line.argument("TARGET", values.target, "a store or a mount point; with --clear, an image",
                 CommandLine::Needed::no);
   line.flag("--repair", values.repair,

@@ -15,7 +15,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kCreateHelp{
     .command = "create",
     .usage = "[OPTION]... IMAGE...",
     .what =
@@ -96,7 +96,7 @@ int run_create(const Arguments& arguments) {
   std::optional<std::string> owner;
   std::optional<std::string> mode;
   std::optional<std::string> store;
-  CommandLine line(kHelp);
+  CommandLine line(kCreateHelp);
   line.arguments("IMAGE", images, "the new images", CommandLine::Needed::yes);
   line.option("--size", size, "SIZE",
               "virtual size: bytes, or with K, M, G, T; default: the base's");

@@ -20,7 +20,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kInfoHelp{
     .command = "info",
     .usage = "[OPTION]... PATH...",
     .what =
@@ -298,7 +298,7 @@ int run_info(const Arguments& arguments) {
   Arguments paths;
   std::optional<std::string> store;
   bool as_json = false;
-  CommandLine line(kHelp);
+  CommandLine line(kInfoHelp);
   line.arguments("PATH", paths, "images, mount points, stores; with --store, names of images");
   line.option("--store", store, "DIR", "the store of the images, or what is shown without names");
   line.flag("--json", as_json, "print JSON; cowfs-info(1) has the keys");

@@ -14,7 +14,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kLimitHelp{
     .command = "limit",
     .usage = "[OPTION]... IMAGE SIZE|none",
     .what =
@@ -55,7 +55,7 @@ int run_limit(const Arguments& arguments) {
   std::string image;
   std::string size_text;
   std::optional<std::string> store;
-  CommandLine line(kHelp);
+  CommandLine line(kLimitHelp);
   line.argument("IMAGE", image, "the image");
   line.argument("SIZE", size_text, "the most that it may take: bytes, or with K, M, G, T; or none");
   line.option("--store", store, "DIR", "limit it in this store, which is not mounted");

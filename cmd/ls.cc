@@ -16,7 +16,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kLsHelp{
     .command = "ls",
     .usage = "[OPTION]... [DIR|IMAGE]...",
     .what =
@@ -213,7 +213,7 @@ int run_ls(const Arguments& arguments) {
   Arguments paths;
   std::optional<std::string> store;
   bool json = false;
-  CommandLine line(kHelp);
+  CommandLine line(kLsHelp);
   line.arguments("PATH", paths, "mount points and images; with --store, names of images");
   line.option("--store", store, "DIR", "the store that is listed, while it is not mounted");
   line.flag("--json", json, "print JSON; cowfs-ls(1) has the keys");

@@ -26,7 +26,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kMountHelp{
     .command = "mount",
     .usage = "[OPTION]... BASE DIR",
     .what =
@@ -62,7 +62,7 @@ struct Line {
 };
 
 bool parse_line(const Arguments& arguments, Line& values) {
-  CommandLine line(kHelp);
+  CommandLine line(kMountHelp);
   line.argument("BASE", values.base, "the base: a disk image (raw, qcow2, qcow) or a block device");
   line.argument("DIR", values.directory, "the mount point, a directory");
   line.option("--store", values.store, "DIR", "where changes are kept; default: BASE.cowfs");

@@ -14,7 +14,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kMvHelp{
     .command = "mv",
     .usage = "[OPTION]... IMAGE NEW",
     .what =
@@ -64,7 +64,7 @@ int run_mv(const Arguments& arguments) {
   std::string to;
   std::optional<std::string> store;
   bool force = false;
-  CommandLine line(kHelp);
+  CommandLine line(kMvHelp);
   line.argument("IMAGE", from, "the image");
   line.argument("NEW", to, "its new path, or name");
   line.flag("--force", force, "replace NEW if there is one: what was written to it is lost");

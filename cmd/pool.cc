@@ -21,7 +21,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kPoolHelp{
     .command = "pool",
     .usage = "[OPTION]... info|grow|restore-header MOUNT|STORE [SIZE]",
     .what =
@@ -83,7 +83,7 @@ Json facts_of_pool(const std::string& path) {
   return ordered;
 }
 
-void print_text(const Json& json) {
+void print_pool(const Json& json) {
   const auto size = [&](const char* key) {
     const auto bytes = json.at(key).get<uint64_t>();
     return fmt::format("{} ({} bytes)", format_size(bytes), bytes);
@@ -159,7 +159,7 @@ int run_pool(const Arguments& arguments) {
   std::string size;
   bool as_json = false;
   bool force = false;
-  CommandLine line(kHelp);
+  CommandLine line(kPoolHelp);
   line.argument(
       "ACTION", what,
       "info: tell of it; grow: make it larger; restore-header: write its first 4 KiB anew");
@@ -187,7 +187,7 @@ int run_pool(const Arguments& arguments) {
   if (as_json) {
     print_json(facts);
   } else {
-    print_text(facts);
+    print_pool(facts);
   }
   return facts.at("problem").is_null() ? kDone : kFailed;
 }

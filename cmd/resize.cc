@@ -13,7 +13,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kResizeHelp{
     .command = "resize",
     .usage = "[OPTION]... IMAGE SIZE",
     .what =
@@ -50,7 +50,7 @@ int run_resize(const Arguments& arguments) {
   std::string size_text;
   std::optional<std::string> store;
   bool force = false;
-  CommandLine line(kHelp);
+  CommandLine line(kResizeHelp);
   line.argument("IMAGE", image, "the image");
   line.argument("SIZE", size_text, "its new size: bytes, or with K, M, G, T (powers of 1024)");
   line.flag("--force", force, "make it smaller also while it is in use");

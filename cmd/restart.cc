@@ -27,7 +27,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kRestartHelp{
     .command = "restart",
     .usage = "[OPTION]... DIR",
     .what =
@@ -145,7 +145,7 @@ int wait_for_keeper(const std::string& point) {
 
 int run_restart(const Arguments& arguments) {
   std::string directory;
-  CommandLine line(kHelp);
+  CommandLine line(kRestartHelp);
   line.argument("DIR", directory, "the mount point");
   bool keeper = false;
   line.flag("--keeper", keeper, "replace the keeper instead, which is the same process then");

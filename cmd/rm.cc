@@ -13,16 +13,17 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{.command = "rm",
-                          .usage = "[OPTION]... IMAGE...",
-                          .what =
-                              "Removes images, and what was written to them. None is removed if "
-                              "one of them is not there,\n"
-                              "or is in use. An IMAGE is a path in a mount; with --store, a name.",
-                          .examples =
-                              "  cowfs rm /mnt/vms/dom1.img\n"
-                              "  cowfs rm --force /mnt/vms/dom1.img /mnt/vms/dom2.img\n"
-                              "  cowfs rm --store /srv/base.img.cowfs dom3.img\n"};
+constexpr HelpTexts kRmHelp{
+    .command = "rm",
+    .usage = "[OPTION]... IMAGE...",
+    .what =
+        "Removes images, and what was written to them. None is removed if "
+        "one of them is not there,\n"
+        "or is in use. An IMAGE is a path in a mount; with --store, a name.",
+    .examples =
+        "  cowfs rm /mnt/vms/dom1.img\n"
+        "  cowfs rm --force /mnt/vms/dom1.img /mnt/vms/dom2.img\n"
+        "  cowfs rm --store /srv/base.img.cowfs dom3.img\n"};
 
 void remove_in_mount(const Arguments& images, bool force) {
   std::map<std::pair<uint64_t, std::string>, ImagePath> paths;  // what is named twice goes once
@@ -58,7 +59,7 @@ int run_rm(const Arguments& arguments) {
   Arguments images;
   std::optional<std::string> store;
   bool force = false;
-  CommandLine line(kHelp);
+  CommandLine line(kRmHelp);
   line.arguments("IMAGE", images, "the images to remove", CommandLine::Needed::yes);
   line.flag("--force", force,
             "also remove what is in use, and end its writes that wait for space; its users keep it "

@@ -11,19 +11,20 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{.command = "sync",
-                          .usage = "[OPTION]... DIR",
-                          .what =
-                              "Flushes every image of the mount at DIR: when it returns, what was "
-                              "written before is durable.\n"
-                              "sync(1) and close(2) do not promise that.",
-                          .examples = "  cowfs sync /mnt/vms\n"};
+constexpr HelpTexts kSyncHelp{
+    .command = "sync",
+    .usage = "[OPTION]... DIR",
+    .what =
+        "Flushes every image of the mount at DIR: when it returns, what was "
+        "written before is durable.\n"
+        "sync(1) and close(2) do not promise that.",
+    .examples = "  cowfs sync /mnt/vms\n"};
 
 }  // namespace
 
 int run_sync(const Arguments& arguments) {
   std::string directory;
-  CommandLine line(kHelp);
+  CommandLine line(kSyncHelp);
   line.argument("DIR", directory, "the mount point");
   if (!line.parse(arguments)) return kDone;
 

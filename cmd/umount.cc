@@ -31,7 +31,7 @@
 namespace cowfs {
 namespace {
 
-constexpr HelpTexts kHelp{
+constexpr HelpTexts kUmountHelp{
     .command = "umount",
     .usage = "[OPTION]... DIR",
     .what =
@@ -247,7 +247,7 @@ void unmount_given_up(const MountEntry& mount, const KeeperLook& look) {
 int run_umount(const Arguments& arguments) {
   std::string directory;
   bool force = false;
-  CommandLine line(kHelp);
+  CommandLine line(kUmountHelp);
   line.argument("DIR", directory, "the mount point");
   line.flag("--force", force,
             "unmount also if an image cannot be made durable; ends what waits for space");

@@ -15,8 +15,8 @@ import shlex
 import subprocess
 import sys
 
-# Sources of store/ and fs/ can share a file, as the sanitizers' builds show; those of cmd/ use one name twice.
-TOGETHER = {"store": 8, "fs": 8, "cmd": 1}
+# Names in anonymous namespaces are used once in each of them, so that sources can share a file.
+TOGETHER = {"store": 8, "fs": 8, "cmd": 8}
 
 
 def groups(build, root):
