@@ -462,6 +462,7 @@ void Store::load() {
                      " has a map that says it has data, and no CoW file that counts; put CoW file "
                      "and catalog back from one copy");
   }
+  if (!options_.names_only) require_files(layers, rows);
   remove_left_overs(layers);
   for (const auto& [row, layer] : adopted) record_adopted(*find(row.id), row, layer);
   done_ = catalog_->requests();
@@ -524,19 +525,30 @@ void Store::free_unused() {
   }
 }
 
+void Store::require_files(const std::vector<LayerRow>& layers,
+                          const std::vector<ImageRow>& images) const {
+  const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory, policy_->file_suffix);
+  for (const LayerRow& layer : layers) {
+    if (!layer.has_file || on_disk.contains(layer.id)) continue;
+    const auto image = std::find_if(images.begin(), images.end(), [&](const ImageRow& row) {
+      return row.layer == layer.id && row.name;
+    });
+    throw Error::with_message(
+        EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " +
+                     layers_path(facts_.directory) + "/" +
+                     layer_file_name(layer.id, policy_->file_suffix) +
+                     " is missing, and what a machine wrote with it; put it back from a copy" +
+                     (image == images.end() ? ""
+                                            : ", or give its image up with `cowfs rm --store " +
+                                                  facts_.directory + " " + *image->name + "`"));
+  }
+}
+
 void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
   const std::string directory = layers_path(facts_.directory);
   const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory, policy_->file_suffix);
   std::set<uint64_t> known;
-  for (const LayerRow& layer : layers) {
-    known.insert(layer.id);
-    if (layer.has_file && !on_disk.contains(layer.id)) {
-      throw Error::with_message(
-          EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
-                       layer_file_name(layer.id, policy_->file_suffix) +
-                       " is missing, and what a machine wrote with it; put it back from a copy");
-    }
-  }
+  for (const LayerRow& layer : layers) known.insert(layer.id);
   // A file is made after its layer's row is durable, so the catalog has known the number of each.
   const uint64_t last = catalog_->last_layer();
   if (!on_disk.empty() && *on_disk.rbegin() > last) {

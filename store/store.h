@@ -231,6 +231,9 @@ class Store {
   static void require_not_elsewhere(const Image& image);
   /// Takes back an image whose making has failed; false if the catalog does not forget it.
   bool unmake(const ImageRow& row, uint64_t request);
+  /// EUCLEAN, naming the image, if a layer has lost its CoW file.
+  void require_files(const std::vector<LayerRow>& layers,
+                     const std::vector<ImageRow>& images) const;
   void remove_left_overs(const std::vector<LayerRow>& layers);
   /// Of a catalog that was deleted or replaced beneath this object.
   void rescue_catalog();

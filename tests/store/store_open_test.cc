@@ -267,6 +267,27 @@ TEST_F(StoreOpenTest, CowFileThatIsALinkIsRefused) {
   EXPECT_EQ(read_file(victim), filled(100, 5));
 }
 
+TEST_F(StoreOpenTest, AnImageWhoseCowFileIsGoneCanBeGivenUp) {
+  make_store();
+  open();
+  write(*use("b"), 0, filled(10, 2));
+  ASSERT_TRUE(store_->close());
+  crash();
+  remove_file(store_path() + "/layers/1.cow");
+  EXPECT_TRUE(says(refusal(), "cowfs rm --store " + store_path() + " a`"));
+  {
+    Store::Options names = options();
+    names.create = false;
+    names.names_only = true;
+    Store store(names);
+    store.remove("a");
+    EXPECT_TRUE(store.close());
+  }
+  open();
+  EXPECT_EQ(store_->find("a"), nullptr);
+  EXPECT_EQ(content(*use("b"), 0, 10), filled(10, 2));
+}
+
 TEST_F(StoreOpenTest, ShortCowFileIsAnErrorAndNoZeros) {
   make_store();
   ASSERT_EQ(::truncate((store_path() + "/layers/1.cow").c_str(), 100), 0);
