@@ -346,9 +346,10 @@ void StoreCheck::check_layer_file(CheckedLayer& layer, const struct stat* status
     if (status != nullptr) remove(directory_ + "/" + name);
   } else if (layer.row.has_file && status == nullptr) {
     layer.sound = false;
-    report_.add(found(Severity::damage, "missing_file",
-                      "its CoW file " + name + " is missing, and what was written with it",
-                      "put the CoW file back from a copy"));
+    report_.add(
+        found(Severity::damage, "missing_file",
+              "its CoW file " + name + " is missing, and what was written with it",
+              "put the CoW file back from a copy, or give the image up with cowfs rm --store"));
   } else if (!layer.row.has_file && status != nullptr && !layer.has_present &&
              allocated(*status) > 0) {
     Finding leak = found(Severity::leak, "unnamed_file",
