@@ -16,6 +16,17 @@ namespace {
 class Qcow2 : public MountTest {
  protected:
   std::unique_ptr<Mount> MountQcow2() const { return MountBase({"--policy", "qcow2"}); }
+  // With two images that were written to; not mounted.
+  std::unique_ptr<Mount> MountedOnce() const {
+    MakeBase();
+    auto mount = MountQcow2();
+    for (const char* name : {"dom1", "dom2"}) {
+      Touch(*mount / name);
+      File(*mount / name).Write(0, RandomBytes(kMiB, 3));
+    }
+    mount->Unmount();
+    return mount;
+  }
   Path Layer(int number) const { return Store() / "layers" / (std::to_string(number) + ".qcow2"); }
   // What QEMU sees is what the mount shows, and nothing is wrong with the file.
   void ExpectSame(int layer, const Path& raw) const {
@@ -112,13 +123,7 @@ TEST_F(Qcow2, WhatACrashLeftIsCountedAnewAndReads) {
 }
 
 TEST_F(Qcow2, AnImageWhoseLayerIsNoneIsRefusedAndTheOthersGoOn) {
-  MakeBase();
-  auto mount = MountQcow2();
-  for (const char* name : {"dom1", "dom2"}) {
-    Touch(*mount / name);
-    File(*mount / name).Write(0, RandomBytes(kMiB, 3));
-  }
-  mount->Unmount();
+  const auto mount = MountedOnce();
   Must(Execute({"qemu-img", "snapshot", "-c", "before", Layer(1)}));
   const Result check = Cowfs({"check", Store()});
   EXPECT_NE(check.status, 0);
@@ -136,13 +141,7 @@ TEST_F(Qcow2, AnImageWhoseLayerIsNoneIsRefusedAndTheOthersGoOn) {
 }
 
 TEST_F(Qcow2, AnImageWhoseLayerIsDamagedHoldsNothingUp) {
-  MakeBase();
-  auto mount = MountQcow2();
-  for (const char* name : {"dom1", "dom2"}) {
-    Touch(*mount / name);
-    File(*mount / name).Write(0, RandomBytes(kMiB, 3));
-  }
-  mount->Unmount();
+  const auto mount = MountedOnce();
   std::filesystem::copy_file(Base(), Scratch() / "other.img");
   Must(Execute({"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b",
                 Scratch() / "other.img", Layer(1)}));
