@@ -216,7 +216,8 @@ nlohmann::json FileSystem::describe(Image& image) {
                         {"space_limit", nullptr},
                         {"parked", parking_.count(image.id())},
                         {"cow_file", nullptr}};
-  if (const auto failure = image.failure()) answer["failure"] = *failure;
+  const auto failure = image.failure();
+  if (const auto why = failure ? failure : image.refusal()) answer["failure"] = *why;
   if (const auto limit = image.space_limit()) answer["space_limit"] = *limit;
   if (const auto path = cow_file(store_.facts().directory, image.layer_id())) {
     answer["cow_file"] = *path;

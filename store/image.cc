@@ -80,7 +80,13 @@ void Image::acquire() {
 }
 
 void Image::activate(Usage& usage) {
-  layer_->activate();
+  try {
+    layer_->activate();
+  } catch (const Error& error) {
+    note_refusal(error.what());
+    throw;
+  }
+  refusal_.lock()->reset();
   const std::optional<std::string> damage = layer_->damage();
   damaged_ = damage.has_value();
   if (damage) {

@@ -202,8 +202,11 @@ class Image : public std::enable_shared_from_this<Image> {
   [[nodiscard]] bool failed() const { return failed_.load(); }
   /// Why; none if it did not.
   [[nodiscard]] std::optional<std::string> failure() { return *failure_.lock(); }
-  /// Ends it; durable when it returns. EBUSY if others than the caller (if `caller_uses`) use the
-  /// image: what they have cached may be lost.
+  /// Why its layer could not be taken into use when that was tried last; none if it could be.
+  [[nodiscard]] std::optional<std::string> refusal() { return *refusal_.lock(); }
+  void note_refusal(const std::string& why) { *refusal_.lock() = why; }
+  /// Ends the failure; durable when it returns. EBUSY if others than the caller (if `caller_uses`)
+  /// use the image: what they have cached may be lost.
   void clear_failure(bool caller_uses);
 
   /// Marks it as unlinked: the last release frees it. True if nobody has it in use now: then it is
@@ -307,6 +310,7 @@ class Image : public std::enable_shared_from_this<Image> {
   std::atomic<bool> failed_;
   std::atomic<bool> unreadable_ = false;  // what the map says is not to be believed
   Synchronized<std::optional<std::string>> failure_;
+  Synchronized<std::optional<std::string>> refusal_;
   std::atomic<bool> damaged_ = false;  // see Layer::damage; found out when it comes into use
 
   struct Times {

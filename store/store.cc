@@ -433,10 +433,12 @@ void Store::load() {
   std::unordered_map<uint64_t, LayerRow> by_id;
   for (const LayerRow& layer : layers) by_id.emplace(layer.id, layer);
   std::vector<std::pair<ImageRow, LayerRow>> adopted;
+  std::map<uint64_t, std::string> refusals;
   std::vector<ImageRow> rows = catalog_->images();
   for (ImageRow& row : rows) {
     const auto layer = by_id.find(row.layer);
-    if (layer != by_id.end() && adopt(row, layer->second)) adopted.emplace_back(row, layer->second);
+    if (layer == by_id.end() || !adopt(row, layer->second, refusals)) continue;
+    adopted.emplace_back(row, layer->second);
   }
   {
     auto names = names_.lock();
@@ -450,6 +452,9 @@ void Store::load() {
       const LayerRow of_image = layer->second;
       by_id.erase(layer);  // two images on one layer would write over each other
       std::shared_ptr<Image> image = make_image(row, of_image);
+      if (const auto why = refusals.find(row.id); why != refusals.end()) {
+        image->note_refusal(why->second);
+      }
       names->by_id.emplace(row.id, Entry{row.name.value_or(""), image});
       if (row.name) names->by_name.emplace(*row.name, row.id);
     }
@@ -478,7 +483,7 @@ void Store::load() {
   free_unused();
 }
 
-bool Store::adopt(ImageRow& image, LayerRow& layer) {
+bool Store::adopt(ImageRow& image, LayerRow& layer, std::map<uint64_t, std::string>& refusals) {
   try {
     const uint64_t size = image.size;
     const bool changed = policy_at_work_->adopt(image, layer);
@@ -490,6 +495,7 @@ bool Store::adopt(ImageRow& image, LayerRow& layer) {
   } catch (const Error& error) {
     // The other images are none the worse.
     options_.log->error("{}: cannot be used: {}", image_title(image.id, image.name), error.what());
+    refusals.emplace(image.id, error.what());
     return false;
   }
 }

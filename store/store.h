@@ -223,8 +223,9 @@ class Store {
   [[nodiscard]] PoolHeader pool_header(uint64_t generation) const;
   void link_pool();
   void unmake_pool();
-  /// What the policy takes over of a layer's file; whether the rows have changed.
-  bool adopt(ImageRow& image, LayerRow& layer);
+  /// What the policy takes over of a layer's file; whether the rows have changed. Where it is
+  /// refused, says why, by the image's number.
+  bool adopt(ImageRow& image, LayerRow& layer, std::map<uint64_t, std::string>& refusals);
   /// Puts that into the catalog.
   void record_adopted(Image& made, const ImageRow& image, const LayerRow& layer);
   /// EBUSY if another program has the image's file open.

@@ -151,6 +151,8 @@ TEST_F(Qcow2, AnImageWhoseLayerIsDamagedHoldsNothingUp) {
   const Result resized = Cowfs({"resize", "--force", *mount / "dom1", "1M"});
   EXPECT_EQ(resized.status, 1);
   EXPECT_TRUE(Mentions(resized.err, "the log of the mount says why")) << resized.err;
+  EXPECT_TRUE(Mentions(Must(Cowfs({"info", *mount / "dom1"})), "other.img"));
+  EXPECT_TRUE(CowfsJson({"info", *mount / "dom2"})["failure"].is_null());
   // Nothing of it is in use, so there is nothing of it to be made durable.
   Must(Cowfs({"sync", MountPoint()}));
   EXPECT_TRUE(Same(RandomBytes(kMiB, 3), File(*mount / "dom2").Read(0, kMiB)));
