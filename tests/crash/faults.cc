@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "store/error.h"
+#include "tests/crash/disk.h"
 
 namespace cowfs::crash {
 
@@ -30,8 +31,11 @@ std::optional<int> Faults::apply(FileCall& call) {
   if (fault_.lasting ? number < fault_.call : number != fault_.call) return std::nullopt;
   delivered_ = true;
   if (fault_.code != 0) return fault_.code;
-  // Not in the middle of a sector: what failed half way need not be all old or all new there.
-  call.length = call.length > 1024 ? call.length / 1024 * 512 : call.length;
+  // It ends where a sector does, wherever it begins: what ends half way need not leave all old or
+  // all new there.
+  const uint64_t begin = call.positioned ? call.offset : 0;
+  const uint64_t end = (begin + call.length / 2) / kSector * kSector;
+  if (end > begin) call.length = end - begin;
   return std::nullopt;
 }
 
