@@ -26,8 +26,9 @@ class Pool final : public SlotSpace {
 
   [[nodiscard]] const PoolFile& pool_file() const { return file_; }
 
-  std::optional<SlotRun> allocate(uint64_t want, std::span<const uint64_t> goals) override {
-    return slots_.allocate(want, goals);
+  std::optional<SlotRun> allocate(uint64_t want, std::optional<uint64_t> goal,
+                                  SlotStream& stream) override {
+    return slots_.allocate(want, goal, stream);
   }
   bool claim(SlotRun run) override { return slots_.claim(run); }
   /// Gives their space back to the host too, where it takes it.

@@ -338,14 +338,22 @@ void Qcow2File::write_size(uint64_t size) {
 
 // ---- clusters -----------------------------------------------------------------------------------
 
-std::optional<SlotRun> Qcow2File::allocate(uint64_t want, std::span<const uint64_t> goals) {
+std::optional<SlotRun> Qcow2File::allocate(uint64_t want, std::optional<uint64_t> goal,
+                                           SlotStream& stream) {
   while (true) {
-    if (const auto run = slots_->allocate(want, goals)) return run;
+    if (const auto run = slots_->allocate(want, goal, stream)) return run;
     const uint64_t slots = slots_->slots();
     const uint64_t more = std::min(slots + std::max(want, kGrowSlots), most_slots());
     if (more <= slots) return std::nullopt;
     slots_->grow(more);
   }
+}
+
+uint64_t Qcow2File::allocate_cluster() {
+  SlotStream begins_somewhere;
+  const std::optional<SlotRun> run = allocate(1, std::nullopt, begins_somewhere);
+  if (!run) throw Error(ENOSPC, identity_.path);
+  return run->first;
 }
 
 uint64_t Qcow2File::allocate_neighbours(uint64_t count) {
@@ -480,19 +488,19 @@ void Qcow2File::make_tables(std::span<const PageCopy> pages, uint64_t size) {
   for (const PageCopy& page : pages) {
     const auto index = static_cast<size_t>(page.page / pages_per_table);
     if (says_nothing(page.bits) || l1_[index] != 0) continue;
-    const std::optional<SlotRun> run = allocate(1, {});
-    if (!run) throw Error(ENOSPC, identity_.path);
+    const uint64_t cluster = allocate_cluster();
     try {
       // All of it, so that it finds its space when it is changed.
       const std::vector<std::byte> zeros(static_cast<size_t>(chunk_.bytes()));
-      file_->write(zeros, chunk_.offset_of(run->first));
+      file_->write(zeros, chunk_.offset_of(cluster));
       new_tables_.push_back(index);
     } catch (...) {
-      slots_->release({&*run, 1});
+      const SlotRun run{cluster, 1};
+      slots_->release({&run, 1});
       throw;
     }
     const std::lock_guard lock(mutex_);
-    l1_[index] = chunk_.offset_of(run->first);
+    l1_[index] = chunk_.offset_of(cluster);
   }
 }
 

@@ -98,7 +98,8 @@ class Qcow2File final : public SlotSpace {
 
   // ---- SlotSpace -------------------------------------------------------------------------------
 
-  std::optional<SlotRun> allocate(uint64_t want, std::span<const uint64_t> goals) override;
+  std::optional<SlotRun> allocate(uint64_t want, std::optional<uint64_t> goal,
+                                  SlotStream& stream) override;
   bool claim(SlotRun run) override { return slots_->claim(run); }
   void give_back(std::span<const SlotRun> runs) override;
   bool has(uint64_t slot) override { return slot > 0 && slot < slots_->slots(); }
@@ -135,6 +136,8 @@ class Qcow2File final : public SlotSpace {
   void write_refcounts();
   /// Whether anything is mapped from this chunk on.
   [[nodiscard]] bool has_entries_from(uint64_t chunk) const;
+  /// For metadata. ENOSPC if there is none.
+  [[nodiscard]] uint64_t allocate_cluster();
   [[nodiscard]] uint64_t allocate_neighbours(uint64_t count);
   void make_l1(uint64_t entries);
 

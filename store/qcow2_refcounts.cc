@@ -199,9 +199,7 @@ void Qcow2File::write_refcounts() {
         changed = true;
       }
       if (table[static_cast<size_t>(block)] == 0) {
-        const std::optional<SlotRun> run = allocate(1, {});
-        if (!run) throw Error(ENOSPC, identity_.path);
-        table[static_cast<size_t>(block)] = chunk_.offset_of(run->first);
+        table[static_cast<size_t>(block)] = chunk_.offset_of(allocate_cluster());
         changed = true;
       }
     }

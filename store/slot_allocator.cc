@@ -53,39 +53,52 @@ SlotRun SlotAllocator::take_from(uint64_t first, uint64_t want) {
   return {first, count};
 }
 
-std::optional<uint64_t> SlotAllocator::untouched_region() {
-  if (untouched_ == 0) return std::nullopt;
-  for (uint64_t i = 0; i < taken_in_.size(); ++i) {
+SlotRun SlotAllocator::untouched_regions(uint64_t most) const {
+  SlotRun best{0, 0};
+  SlotRun run{0, 0};
+  most = std::min(most, untouched_);
+  for (uint64_t i = 0; i < taken_in_.size() && best.count < most; ++i) {
     const uint64_t region = (cursor_ + i) % taken_in_.size();
-    if (taken_in_[region] == 0) return region;
-  }
-  return std::nullopt;
-}
-
-std::optional<uint64_t> SlotAllocator::first_free() {
-  for (uint64_t i = 0; i < taken_in_.size(); ++i) {
-    const uint64_t region = (cursor_ + i) % taken_in_.size();
-    const uint64_t size = region_size(region);
-    if (taken_in_[region] == size) continue;
-    cursor_ = region;
-    for (uint64_t slot = region * region_; slot < region * region_ + size; ++slot) {
-      if (!taken(slot)) return slot;
+    if (taken_in_[region] != 0) {
+      run.count = 0;
+      continue;
     }
+    // The first does not follow the last.
+    if (run.count == 0 || region == 0) run = {region, 0};
+    ++run.count;
+    if (run.count > best.count) best = run;
   }
-  return std::nullopt;
+  return best;
 }
 
-std::optional<SlotRun> SlotAllocator::allocate(uint64_t want, std::span<const uint64_t> goals) {
+uint64_t SlotAllocator::first_free() {
+  // Found in one of the regions, since free_ > 0.
+  while (taken_in_[cursor_] == region_size(cursor_)) cursor_ = (cursor_ + 1) % taken_in_.size();
+  uint64_t slot = cursor_ * region_;
+  while (taken(slot)) ++slot;
+  return slot;
+}
+
+uint64_t SlotAllocator::begin(SlotStream& stream) {
+  const bool filled = stream.regions > 0 && stream.next >= stream.end;
+  const SlotRun found = untouched_regions(filled ? std::min(stream.regions * 4, kMostRegions) : 1);
+  stream.regions = found.count;
+  if (found.count == 0) return first_free();
+  cursor_ = (found.first + found.count) % taken_in_.size();
+  stream.end = std::min((found.first + found.count) * region_, slots_);
+  return found.first * region_;
+}
+
+std::optional<SlotRun> SlotAllocator::allocate(uint64_t want, std::optional<uint64_t> goal,
+                                               SlotStream& stream) {
   const std::lock_guard lock(mutex_);
   if (free_ == 0) return std::nullopt;
-  for (const uint64_t goal : goals) {
-    if (goal < slots_ && !taken(goal)) return take_from(goal, want);
-  }
-  if (const std::optional<uint64_t> region = untouched_region()) {
-    cursor_ = (*region + 1) % taken_in_.size();
-    return take_from(*region * region_, want);
-  }
-  return take_from(first_free().value(), want);
+  const uint64_t first = goal && is_free(*goal) ? *goal
+                         : is_free(stream.next) ? stream.next
+                                                : begin(stream);
+  const SlotRun run = take_from(first, want);
+  stream.next = first + run.count;
+  return run;
 }
 
 bool SlotAllocator::is_taken(uint64_t slot) {

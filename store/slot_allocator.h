@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "store/slot_map.h"
+#include "store/slot_run.h"
 
 namespace cowfs {
 
@@ -16,8 +16,11 @@ namespace cowfs {
 /// Thread-safe.
 ///
 /// A layer that goes on writing gets the slots that follow its last ones. One that begins somewhere
-/// gets a region that nobody has begun, so that what several write at once does not mix; once there
-/// is none left any free slot will do.
+/// gets a region that nobody has begun, so that what several write at once does not mix. One that
+/// has filled its regions gets four times as many, side by side, and the next layer begins behind
+/// them: a large image lies in few pieces, and one that is hardly written takes little of what
+/// nobody has begun. Nothing is kept from anybody: once there is no such region, any free slot will
+/// do.
 class SlotAllocator {
  public:
   /// `region`: slots, a multiple of 64.
@@ -26,9 +29,10 @@ class SlotAllocator {
   /// Takes [run.first, run.first + run.count); false, with nothing taken, if one of them is taken
   /// already or there is no such slot.
   [[nodiscard]] bool claim(SlotRun run);
-  /// At most `want` > 0 neighbouring slots, from the first of `goals` on that is free, if one is.
-  /// None: all slots are taken.
-  [[nodiscard]] std::optional<SlotRun> allocate(uint64_t want, std::span<const uint64_t> goals);
+  /// At most `want` > 0 neighbouring slots: from `goal` on if that is free, or else where `stream`
+  /// goes on. None: all slots are taken.
+  [[nodiscard]] std::optional<SlotRun> allocate(uint64_t want, std::optional<uint64_t> goal,
+                                                SlotStream& stream);
   [[nodiscard]] bool is_taken(uint64_t slot);
   /// Gives taken ones back.
   void release(std::span<const SlotRun> runs);
@@ -40,6 +44,7 @@ class SlotAllocator {
 
  private:
   static constexpr uint64_t kWordSlots = 64;
+  static constexpr uint64_t kMostRegions = 16;  // side by side for one layer
 
   [[nodiscard]] bool taken(uint64_t slot) const {
     return (words_[slot / kWordSlots] >> (slot % kWordSlots) & 1U) != 0;
@@ -47,8 +52,13 @@ class SlotAllocator {
   void set(uint64_t slot, bool taken);
   /// Takes what is free from `first` on, at most `want`.
   [[nodiscard]] SlotRun take_from(uint64_t first, uint64_t want);
-  [[nodiscard]] std::optional<uint64_t> untouched_region();
-  [[nodiscard]] std::optional<uint64_t> first_free();
+  [[nodiscard]] bool is_free(uint64_t slot) const { return slot < slots_ && !taken(slot); }
+  /// The first `most` regions side by side of which nothing is taken, or the most that there are;
+  /// the count is 0 if there is none.
+  [[nodiscard]] SlotRun untouched_regions(uint64_t most) const;
+  /// Where a layer goes on that has no place to: the first slot.
+  [[nodiscard]] uint64_t begin(SlotStream& stream);
+  [[nodiscard]] uint64_t first_free();
   [[nodiscard]] uint64_t region_size(uint64_t region) const;
 
   const uint64_t region_;

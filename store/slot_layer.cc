@@ -75,19 +75,17 @@ Run SlotLayer::find(uint64_t offset, uint64_t length) {
 
 Run SlotLayer::place(uint64_t offset, uint64_t length) {
   const uint64_t chunk = chunk_.chunk_of(offset);
-  std::vector<uint64_t> goals;
+  std::optional<uint64_t> goal;
   if (chunk > 0) {
     const SlotMap::Run before = map_->run(chunk - 1, 1);
-    if (before.state == ChunkState::present) goals.push_back(before.slot + 1);
+    if (before.state == ChunkState::present) goal = before.slot + 1;
   }
-  goals.push_back(goal_.load());
-  const auto slots = space_.allocate(chunk_.chunk_of(length), goals);
+  const auto slots = space_.allocate(chunk_.chunk_of(length), goal, stream_);
   if (!slots) {
     throw Error::with_message(
         ENOSPC,
         space_.title() + ": is full: enlarge it with cowfs pool grow, or remove or trim images");
   }
-  goal_ = slots->first + slots->count;
   own_chunks_ += static_cast<int64_t>(slots->count);
   return run_at(slots->first, ChunkState::absent, chunk_.offset_of(slots->count), 0);
 }

@@ -30,9 +30,9 @@ class SlotSpace {
   virtual ~SlotSpace() = default;
 
   /// Takes at most `want` > 0 slots that follow each other, for a layer that would like them to
-  /// begin with one of `goals`, the first best. None: there is no room. May throw.
-  [[nodiscard]] virtual std::optional<SlotRun> allocate(uint64_t want,
-                                                        std::span<const uint64_t> goals) = 0;
+  /// begin with `goal`, or else where its `stream` goes on. None: there is no room. May throw.
+  [[nodiscard]] virtual std::optional<SlotRun> allocate(uint64_t want, std::optional<uint64_t> goal,
+                                                        SlotStream& stream) = 0;
   /// Takes these, which a process before this one had taken; false, with nothing taken, if one of
   /// them is taken already or cannot be.
   [[nodiscard]] virtual bool claim(SlotRun run) = 0;
@@ -165,9 +165,9 @@ class SlotLayer : public Layer {
   std::set<uint64_t> inherited_;  // slots that the committed map had not; until `cut`
 
   std::unique_ptr<SlotMap> map_;
-  std::atomic<uint64_t> end_page_ = 0;       // nothing is present from there on
-  std::atomic<uint64_t> goal_ = UINT64_MAX;  // behind the slot that was given last
-  std::atomic<int64_t> own_chunks_;          // slots that are taken for this layer
+  std::atomic<uint64_t> end_page_ = 0;  // nothing is present from there on
+  SlotStream stream_;                   // the space's to guard
+  std::atomic<int64_t> own_chunks_;     // slots that are taken for this layer
   std::atomic<bool> data_dirty_;
   std::mutex mutex_;            // guards freed_
   std::vector<SlotRun> freed_;  // since the last prepare

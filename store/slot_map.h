@@ -6,14 +6,9 @@
 
 #include "store/chunk_map.h"
 #include "store/map_tree.h"
+#include "store/slot_run.h"
 
 namespace cowfs {
-
-/// Neighbouring slots of a pool.
-struct SlotRun {
-  uint64_t first;
-  uint64_t count;
-};
 
 /// The chunk map of a layer whose chunks lie anywhere in a pool: 32 bits a chunk, 128 chunks a
 /// page. 0 is absent, 2^32 - 1 zero, and any other number n says that the chunk is in slot n - 1.

@@ -37,7 +37,8 @@ void write_some(Qcow2File& file, uint64_t pages, uint64_t chunks) {
         [&](uint64_t, const MapBits& bits) { copy.bits = bits; });
     for (uint64_t i = 0; i < chunks; ++i) {
       if (SlotMap::entry(copy.bits, i) != 0) continue;
-      const std::optional<SlotRun> run = file.allocate(1, {});
+      SlotStream stream;
+      const std::optional<SlotRun> run = file.allocate(1, std::nullopt, stream);
       if (!run) return;
       const std::vector<std::byte> bytes(kChunk, std::byte{9});
       const SlotSpace::Place place = file.at(run->first);

@@ -1,8 +1,7 @@
 // Policy `daily`: the example of cowfs-policy(7)
 //
-// Slot d * 2^16 + n is the n-th chunk of the file of day d. What is in use of a day's file is
-// counted; slots are used once. The catalog, the maps, commits, crashes, checks and servers that
-// are killed are the business of SlotPolicy.
+// Slot d * 2^16 + n is the n-th chunk of the file of day d; slots are used once. The catalog, maps,
+// commits, crashes, checks and servers that are killed are the business of SlotPolicy.
 
 #include "tests/store/policy_daily.h"
 
@@ -36,7 +35,7 @@ class DailyFiles final : public SlotSpace {
     context.catalog.load_used_slots([this](SlotRun run) { take(run); });
   }
 
-  std::optional<SlotRun> allocate(uint64_t want, std::span<const uint64_t> /*goals*/) override {
+  std::optional<SlotRun> allocate(uint64_t want, std::optional<uint64_t>, SlotStream&) override {
     const std::lock_guard lock(mutex_);
     const uint64_t day = today;
     const uint64_t used = day_of(day).end;
@@ -59,8 +58,8 @@ class DailyFiles final : public SlotSpace {
       Day& day = days_.at(number);
       day.in_use -= run.count;
       // The file itself stays open: its number is not used again while the store is open.
-      if (day.in_use == 0 && number != today)
-        attempt([&] { remove_file(day.file->path(), hook_); });
+      if (day.in_use > 0 || number == today) continue;
+      attempt([&] { remove_file(day.file->path(), hook_); });
     }
   }
 
@@ -80,13 +79,14 @@ class DailyFiles final : public SlotSpace {
     const std::lock_guard lock(mutex_);
     try {
       for (const auto& [number, day] : days_) day.file->sync();
-      File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_)
-          .sync();  // where new files have their names
+      // New files have their names there.
+      File(directory_, O_RDONLY | O_DIRECTORY, 0, hook_).sync();
     } catch (const Error&) {
       ++failures_;
       throw;
     }
   }
+
   uint64_t failures() override { return failures_; }
 
   void drop_cached() override {
@@ -105,10 +105,8 @@ class DailyFiles final : public SlotSpace {
 
   Day& day_of(uint64_t number) {
     Day& day = days_[number];
-    if (day.file == nullptr) {
-      const std::string path = directory_ + "/daily-" + std::to_string(number);
-      day.file = std::make_unique<File>(path, O_RDWR | O_CREAT, 0600, hook_);
-    }
+    const std::string path = directory_ + "/daily-" + std::to_string(number);
+    if (!day.file) day.file = std::make_unique<File>(path, O_RDWR | O_CREAT, 0600, hook_);
     return day;
   }
 

@@ -125,22 +125,75 @@ std::string text(const std::optional<SlotRun>& run) {
 
 TEST(SlotAllocator, WhoGoesOnGetsWhatFollows) {
   SlotAllocator slots(1000, 64);
-  EXPECT_EQ(text(slots.allocate(4, {})), "0+4");
-  EXPECT_EQ(text(slots.allocate(4, std::array<uint64_t, 1>{4})), "4+4");
+  SlotStream stream;
+  EXPECT_EQ(text(slots.allocate(4, {}, stream)), "0+4");
+  EXPECT_EQ(text(slots.allocate(4, {}, stream)), "4+4");
+  SlotStream other;
+  EXPECT_EQ(text(slots.allocate(4, 8, other)), "8+4");
 }
 
 TEST(SlotAllocator, WhoBeginsGetsARegionOfHisOwn) {
   SlotAllocator slots(1000, 64);
-  EXPECT_EQ(text(slots.allocate(4, {})), "0+4");
-  EXPECT_EQ(text(slots.allocate(4, {})), "64+4");
-  EXPECT_EQ(text(slots.allocate(4, std::array<uint64_t, 1>{4})), "4+4");
+  SlotStream first;
+  SlotStream second;
+  EXPECT_EQ(text(slots.allocate(4, {}, first)), "0+4");
+  EXPECT_EQ(text(slots.allocate(4, {}, second)), "64+4");
+  EXPECT_EQ(text(slots.allocate(4, {}, first)), "4+4");
+}
+
+TEST(SlotAllocator, WhoWritesOnLiesInFewPieces) {
+  constexpr uint64_t kEach = 64 * 64;
+  constexpr uint64_t kLayers = 8;
+  SlotAllocator slots(2 * kLayers * kEach, 64);
+  std::array<SlotStream, kLayers> streams;
+  std::array<uint64_t, kLayers> pieces{};
+  for (uint64_t done = 0; done < kEach; done += 16) {
+    for (size_t i = 0; i < kLayers; ++i) {
+      const uint64_t follows = streams[i].next;
+      const auto run = slots.allocate(16, {}, streams[i]);
+      ASSERT_TRUE(run);
+      ASSERT_EQ(run->count, 16U);
+      if (run->first != follows) ++pieces[i];
+    }
+  }
+  // 1, 4, 16, 16 and 16 regions, and the rest; 64 pieces if all were of one.
+  for (const uint64_t count : pieces) EXPECT_LE(count, 6U);
+}
+
+TEST(SlotAllocator, WhoHasNotFilledHisRegionGetsNoLargerOne) {
+  SlotAllocator slots(1000, 64);
+  SlotStream stream;
+  SlotStream other;
+  EXPECT_EQ(text(slots.allocate(4, {}, stream)), "0+4");
+  EXPECT_TRUE(slots.claim({4, 1}));
+  EXPECT_EQ(text(slots.allocate(4, {}, stream)), "64+4");
+  EXPECT_EQ(text(slots.allocate(4, {}, other)), "128+4");
+}
+
+TEST(SlotAllocator, RegionsSideBySideDoNotGoRoundTheEnd) {
+  SlotAllocator slots(4 * 64, 64);
+  SlotStream other;
+  const auto begun = slots.allocate(1, {}, other);
+  ASSERT_EQ(text(begun), "0+1");
+  slots.release({&*begun, 1});
+  EXPECT_TRUE(slots.claim({64, 1}));
+  EXPECT_TRUE(slots.claim({2 * 64, 1}));
+  // The last and the first are left, and the last comes next.
+  SlotStream stream{.next = 65, .end = 65, .regions = 1};
+  EXPECT_TRUE(slots.claim({65, 1}));
+  EXPECT_EQ(text(slots.allocate(1, {}, stream)), "192+1");
+  EXPECT_EQ(stream.regions, 1U);
 }
 
 TEST(SlotAllocator, EverySlotIsGivenOnceAndNoneTwice) {
   SlotAllocator slots(1000, 64);
+  std::array<SlotStream, 3> streams;
   std::vector<bool> seen(1000);
   uint64_t count = 0;
-  while (const auto run = slots.allocate(7, {})) {
+  while (true) {
+    // What one of them reserves for itself the others get in the end.
+    const auto run = slots.allocate(7, {}, streams[count / 7 % 5 % 3]);
+    if (!run) break;
     for (uint64_t slot = run->first; slot < run->first + run->count; ++slot) {
       ASSERT_FALSE(seen.at(slot));
       seen.at(slot) = true;
@@ -151,15 +204,22 @@ TEST(SlotAllocator, EverySlotIsGivenOnceAndNoneTwice) {
   EXPECT_EQ(slots.free_slots(), 0U);
 }
 
+/// Takes every slot.
+void fill(SlotAllocator& slots) {
+  SlotStream stream;
+  while (slots.allocate(128, {}, stream)) {
+  }
+}
+
 TEST(SlotAllocator, WhatIsReleasedIsGivenAgain) {
   SlotAllocator slots(128, 64);
-  while (slots.allocate(128, {})) {
-  }
+  fill(slots);
   slots.release(std::array<SlotRun, 2>{SlotRun{5, 2}, SlotRun{100, 1}});
   EXPECT_EQ(slots.free_slots(), 3U);
-  EXPECT_TRUE(slots.allocate(9, {}));
-  EXPECT_TRUE(slots.allocate(9, {}));
-  EXPECT_FALSE(slots.allocate(9, {}));
+  SlotStream stream;
+  EXPECT_TRUE(slots.allocate(9, {}, stream));
+  EXPECT_TRUE(slots.allocate(9, {}, stream));
+  EXPECT_FALSE(slots.allocate(9, {}, stream));
 }
 
 TEST(SlotAllocator, AClaimIsWholeOrNothing) {
@@ -174,11 +234,11 @@ TEST(SlotAllocator, AClaimIsWholeOrNothing) {
 
 TEST(SlotAllocator, Grows) {
   SlotAllocator slots(70, 64);
-  while (slots.allocate(70, {})) {
-  }
+  fill(slots);
   slots.grow(200);
   EXPECT_EQ(slots.free_slots(), 130U);
-  EXPECT_EQ(text(slots.allocate(3, std::array<uint64_t, 1>{70})), "70+3");
+  SlotStream stream;
+  EXPECT_EQ(text(slots.allocate(3, 70, stream)), "70+3");
 }
 
 // ---- the header ---------------------------------------------------------------------------------
