@@ -144,6 +144,7 @@ Json to_json(const ImageFacts& facts) {
           {"modified", format_time_exact(facts.modified_ns)},
           {"changed", format_time_exact(facts.changed_ns)},
           {"created", facts.created_ns ? Json(format_time_exact(*facts.created_ns)) : Json()},
+          {"failure", facts.failure ? Json(*facts.failure) : Json()},
           {"users", users}};
 }
 

@@ -51,7 +51,6 @@ Json image_json(const ImageFacts& facts, const StoreText& store) {
   json["policy"] = store.policy;
   json["space_limit"] = facts.space_limit ? Json(*facts.space_limit) : Json();
   json["parked"] = facts.parked;
-  json["failure"] = facts.failure ? Json(*facts.failure) : Json();
   json["users"] = users;
   return json;
 }
@@ -70,17 +69,17 @@ Json mount_json(const MountEntry& mount) {
   const nlohmann::json facts = mount_facts(mount);
   Json json{{"kind", "mount"}};
   for (const std::string key :
-       {"mount",        "base",           "base_format", "base_snapshot", "backing",
-        "base_size",    "base_written",   "store",       "chunk_size",    "policy",
-        "pool",         "format_version", "images",      "own_bytes",     "free_bytes",
-        "total_bytes",  "used_percent",   "watermark",   "cache",         "full",
-        "parked",       "read_only",      "server_pid",  "keeper_pid",    "restarts",
-        "last_restart", "resend",         "sandbox",     "version"}) {
+       {"mount",      "base",           "base_format",  "base_snapshot", "backing",
+        "base_size",  "base_written",   "store",        "chunk_size",    "policy",
+        "pool",       "format_version", "images",       "failed_images", "own_bytes",
+        "free_bytes", "total_bytes",    "used_percent", "watermark",     "cache",
+        "full",       "parked",         "read_only",    "server_pid",    "keeper_pid",
+        "restarts",   "last_restart",   "resend",       "sandbox",       "version"}) {
     if (key == "base_written" || key == "last_restart") {
       const nlohmann::json& ns = facts.at(key + "_ns");
       json[key] = time_json(ns.is_null() ? std::nullopt : std::optional(ns.get<int64_t>()));
     } else if (key == "sandbox" || key == "base_format" || key == "base_snapshot" ||
-               key == "backing" || key == "pool") {
+               key == "backing" || key == "pool" || key == "failed_images") {
       json[key] = facts.value(key, Json());  // an older server has none
     } else {
       json[key] = facts.at(key);
@@ -93,8 +92,13 @@ Json store_json(const std::string& directory) {
   const StoreSummary summary = read_store(directory, true);
   const StoreFacts& facts = summary.facts;
   uint64_t own_bytes = 0;
+  size_t failed = 0;
   const std::vector<ImageRow> rows = named_images(summary);
-  for (const ImageRow& row : rows) own_bytes += image_facts(summary, row).own_bytes;
+  for (const ImageRow& row : rows) {
+    const ImageFacts image = image_facts(summary, row);
+    own_bytes += image.own_bytes;
+    if (image.failure) ++failed;
+  }
   const Space space = summary.pool ? Space{.total = summary.pool->size,
                                            .free = summary.pool->free,
                                            .available = summary.pool->free}
@@ -117,6 +121,7 @@ Json store_json(const std::string& directory) {
           {"pool", pool_json(summary)},
           {"format_version", facts.format_version},
           {"images", rows.size()},
+          {"failed_images", failed},
           {"own_bytes", own_bytes},
           {"free_bytes", space.available},
           {"total_bytes", space.total},
@@ -243,6 +248,7 @@ std::string value_text(const std::string& key, const Json& json) {
   if (value.is_null())
     return key == "last_restart" ? "never" : key == "keeper_pid" ? "none" : "unknown";
   if (key == "used_percent" || key == "watermark") return value.dump() + "%";
+  if (key == "failed_images") return value.dump() + ", marked by cowfs ls";
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
   if (key == "chunk_size" || key == "size" || key.ends_with("_size") || key.ends_with("_bytes") ||
       key == "space_limit") {
@@ -272,6 +278,7 @@ bool is_dull(const std::string& key, const Json& value) {
     return value.is_null();
   }
   if (key == "backing") return value.is_null() || value.empty();
+  if (key == "failed_images") return value.is_null() || value == 0;
   return key == "parked" && value == 0;
 }
 

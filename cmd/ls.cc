@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -118,22 +119,32 @@ std::string private_text(const ImageFacts& facts) {
 
 void print_images(const std::vector<ImageLine>& lines, bool json) {
   Json list = Json::array();
-  Table table({{"NAME"},
-               {"SIZE", Table::Align::right},
-               {"OWN", Table::Align::right},
-               {"PRIVATE", Table::Align::right},
-               {"MODIFIED"},
-               {"CREATED"},
-               {"USED BY"}});
+  std::vector<Table::Column> columns{{"NAME"},
+                                     {"SIZE", Table::Align::right},
+                                     {"OWN", Table::Align::right},
+                                     {"PRIVATE", Table::Align::right},
+                                     {"MODIFIED"},
+                                     {"CREATED"},
+                                     {"USED BY"}};
+  const bool any_failed = std::any_of(lines.begin(), lines.end(), [](const ImageLine& line) {
+    return line.facts.failure.has_value();
+  });
+  if (any_failed) columns.push_back({"STATE"});
+  Table table(columns);
   for (const auto& [shown, facts] : lines) {
     if (json) {
       list.push_back(to_json(facts));
       continue;
     }
-    table.add_row({shown, format_size(facts.size), format_size(facts.own_bytes),
-                   private_text(facts), format_time(facts.modified_ns),
-                   facts.created_ns ? format_time(*facts.created_ns) : "-",
-                   users_text(facts.users)});
+    std::vector<std::string> row{shown,
+                                 format_size(facts.size),
+                                 format_size(facts.own_bytes),
+                                 private_text(facts),
+                                 format_time(facts.modified_ns),
+                                 facts.created_ns ? format_time(*facts.created_ns) : "-",
+                                 users_text(facts.users)};
+    if (any_failed) row.emplace_back(facts.failure ? "failed" : "ok");
+    table.add_row(row);
   }
   if (json) {
     print_json(list);

@@ -276,6 +276,20 @@ void check_fuse_device() {
   throw Error::with_message(errno, std::string(device) + ": " + error_text(errno) + hint);
 }
 
+/// The mount serves the others, and who has just mounted does not look into the log.
+void warn_of_failed_images(const std::string& mount_point) {
+  attempt([&] {
+    const auto failed = ask_server(mount_point).at("failed_images").get<uint64_t>();
+    if (failed == 0) return;
+    print_message(
+        "mount",
+        fmt::format("warning: {}: {} cannot be used as {}: `cowfs ls {}` marks "
+                    "{}, and `cowfs info IMAGE` says why",
+                    mount_point, failed == 1 ? "1 image" : fmt::format("{} images", failed),
+                    failed == 1 ? "it is" : "they are", mount_point, failed == 1 ? "it" : "them"));
+  });
+}
+
 LogTarget log_target(const Line& line) {
   LogTarget target;
   target.level = line.log_level;
@@ -324,7 +338,8 @@ int run_mount(const Arguments& arguments) {
     return keep(keeper, ready);
   };
   const bool was_there = std::filesystem::exists(server.store.directory);
-  return pointing_to_check(server.store.directory, [&] {
+  const pid_t self = ::getpid();
+  const int status = pointing_to_check(server.store.directory, [&] {
     try {
       if (!line.foreground) return run_in_background(keep_until_unmounted);
       close_inherited_descriptors();
@@ -336,6 +351,9 @@ int run_mount(const Arguments& arguments) {
       throw;
     }
   });
+  // The child comes here too, after the unmount.
+  if (!line.foreground && ::getpid() == self) warn_of_failed_images(server.mount_point);
+  return status;
 }
 
 }  // namespace cowfs

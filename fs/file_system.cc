@@ -156,6 +156,7 @@ nlohmann::json FileSystem::describe_mount() {
           {"pool", describe_pool()},
           {"format_version", facts.format_version},
           {"images", store_.image_count()},
+          {"failed_images", store_.failed_images()},
           {"own_bytes", store_.own_bytes()},
           {"free_bytes", of_space([](const Space& is) { return is.available; })},
           {"total_bytes", of_space([](const Space& is) { return is.total; })},

@@ -143,6 +143,8 @@ class Store {
   /// At most `limit` entries with numbers above `after`, by number.
   [[nodiscard]] std::vector<Entry> list(uint64_t after, size_t limit);
   [[nodiscard]] size_t image_count();
+  /// How many of them take no writes (I8) or cannot be used at all, as far as is known.
+  [[nodiscard]] size_t failed_images();
 
   struct NewImage {
     std::string name;

@@ -41,6 +41,13 @@ std::vector<Store::Entry> Store::list(uint64_t after, size_t limit) {
 
 size_t Store::image_count() { return names_.lock()->by_name.size(); }
 
+size_t Store::failed_images() {
+  const std::vector<Entry> entries = list(0, SIZE_MAX);
+  return static_cast<size_t>(std::count_if(entries.begin(), entries.end(), [](const Entry& entry) {
+    return entry.image->failure() || entry.image->refusal();
+  }));
+}
+
 uint64_t Store::own_bytes() {
   uint64_t sum = 0;
   for (const Entry& entry : list(0, SIZE_MAX)) sum += entry.image->own_bytes();

@@ -34,9 +34,9 @@ TEST_P(Facts, LsAndInfoOfAnImageTellTheSame) {
       Offline() ? CowfsJson({"ls", "--store", Store()}) : CowfsJson({"ls", MountPoint()});
   ASSERT_TRUE(listed.is_array());
   ASSERT_EQ(listed.size(), 1U);
-  EXPECT_EQ(Keys(listed[0]),
-            (std::set<std::string>{"name", "size", "own_bytes", "private_percent", "inode", "mode",
-                                   "uid", "gid", "modified", "changed", "created", "users"}));
+  EXPECT_EQ(Keys(listed[0]), (std::set<std::string>{"name", "size", "own_bytes", "private_percent",
+                                                    "inode", "mode", "uid", "gid", "modified",
+                                                    "changed", "created", "failure", "users"}));
   const Json info = CowfsJson(Line("info", {"dom1"}));
   EXPECT_EQ(Keys(info),
             (std::set<std::string>{"kind",   "name",     "size",        "own_bytes",
@@ -123,11 +123,11 @@ TEST_F(FactsOffline, InfoOfAStoreTellsItsFacts) {
   Touch(*mount / "dom2");
   mount->Unmount();
   const Json info = CowfsJson({"info", Store()});
-  EXPECT_EQ(Keys(info),
-            (std::set<std::string>{"kind", "base", "base_format", "base_snapshot", "backing",
-                                   "base_size", "base_written", "store", "chunk_size", "policy",
-                                   "format_version", "images", "own_bytes", "free_bytes",
-                                   "total_bytes", "version", "mounted_on", "pool"}));
+  EXPECT_EQ(Keys(info), (std::set<std::string>{"kind", "base", "base_format", "base_snapshot",
+                                               "backing", "base_size", "base_written", "store",
+                                               "chunk_size", "policy", "format_version", "images",
+                                               "own_bytes", "free_bytes", "total_bytes", "version",
+                                               "mounted_on", "pool", "failed_images"}));
   EXPECT_EQ(info["kind"], "store");
   EXPECT_EQ(info["base"], Base().string());
   EXPECT_EQ(info["store"], Store().string());
@@ -147,13 +147,14 @@ TEST_F(FactsOnMounts, InfoOfAMountTellsItsFacts) {
   WriteFile(*mount / "dom1", RandomBytes(kMiB, 1));
   const Json info = CowfsJson({"info", MountPoint()});
   EXPECT_EQ(Keys(info),
-            (std::set<std::string>{
-                "kind",       "mount",        "base",          "base_size",      "base_written",
-                "store",      "chunk_size",   "policy",        "format_version", "images",
-                "own_bytes",  "free_bytes",   "total_bytes",   "cache",          "full",
-                "parked",     "used_percent", "watermark",     "read_only",      "server_pid",
-                "keeper_pid", "restarts",     "last_restart",  "version",        "sandbox",
-                "resend",     "base_format",  "base_snapshot", "backing",        "pool"}));
+            (std::set<std::string>{"kind",           "mount",     "base",         "base_size",
+                                   "base_written",   "store",     "chunk_size",   "policy",
+                                   "format_version", "images",    "own_bytes",    "free_bytes",
+                                   "total_bytes",    "cache",     "full",         "parked",
+                                   "used_percent",   "watermark", "read_only",    "server_pid",
+                                   "keeper_pid",     "restarts",  "last_restart", "version",
+                                   "sandbox",        "resend",    "base_format",  "base_snapshot",
+                                   "backing",        "pool",      "failed_images"}));
   EXPECT_EQ(info["kind"], "mount");
   EXPECT_EQ(info["mount"], MountPoint().string());
   EXPECT_EQ(info["base"], Base().string());

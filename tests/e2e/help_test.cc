@@ -120,17 +120,17 @@ TEST_P(Help, JsonKeysStandInTheManPage) {
                                   "inode",      "mode",    "uid",       "gid",
                                   "modified",   "changed", "users",     "created",
                                   "mount",      "base",    "store",     "state",
-                                  "free_bytes", "images"}
+                                  "free_bytes", "images",  "failure"}
       : GetParam() == "info"
-          ? std::set<std::string>{"kind",           "mount",    "base",        "base_size",
-                                  "base_written",   "store",    "chunk_size",  "policy",
-                                  "format_version", "images",   "own_bytes",   "free_bytes",
-                                  "total_bytes",    "cache",    "read_only",   "server_pid",
-                                  "version",        "cow_file", "users",       "mounted_on",
-                                  "full",           "parked",   "watermark",   "used_percent",
-                                  "space_limit",    "failure",  "keeper_pid",  "restarts",
-                                  "last_restart",   "sandbox",  "base_format", "base_snapshot",
-                                  "backing",        "pool"}
+          ? std::set<std::string>{"kind",           "mount",    "base",         "base_size",
+                                  "base_written",   "store",    "chunk_size",   "policy",
+                                  "format_version", "images",   "own_bytes",    "free_bytes",
+                                  "total_bytes",    "cache",    "read_only",    "server_pid",
+                                  "version",        "cow_file", "users",        "mounted_on",
+                                  "full",           "parked",   "watermark",    "used_percent",
+                                  "space_limit",    "failure",  "keeper_pid",   "restarts",
+                                  "last_restart",   "sandbox",  "base_format",  "base_snapshot",
+                                  "backing",        "pool",     "failed_images"}
       : GetParam() == "pool" ? std::set<std::string>{"pool",       "device",     "size",
                                                      "used_bytes", "free_bytes", "used_percent"}
       : GetParam() == "check"

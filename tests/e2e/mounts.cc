@@ -91,7 +91,7 @@ Mount::~Mount() {
   }
 }
 
-void Mount::MountAgain() {
+std::string Mount::MountAgain() {
   std::filesystem::create_directories(directory_);
   Arguments command{"mount", base_.string(), directory_.string()};
   command.insert(command.end(), arguments_.begin(), arguments_.end());
@@ -115,6 +115,7 @@ void Mount::MountAgain() {
       Execute({"umount", "-l", directory.string()}, Within(30));
     }
   });
+  return result.err;
 }
 
 void Mount::Unmount() {

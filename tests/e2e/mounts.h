@@ -52,7 +52,8 @@ class Mount {
   pid_t keeper() const { return keeper_; }
 
   void Unmount();
-  void MountAgain();  // with the same arguments
+  // With the same arguments; returns what was said on standard error.
+  std::string MountAgain();
   void Remount() {
     Unmount();
     MountAgain();

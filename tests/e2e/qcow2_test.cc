@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <regex>
 
 #include "tests/e2e/machine.h"
 #include "tests/e2e/mounts.h"
@@ -145,7 +146,14 @@ TEST_F(Qcow2, AnImageWhoseLayerIsDamagedHoldsNothingUp) {
   std::filesystem::copy_file(Base(), Scratch() / "other.img");
   Must(Execute({"qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b",
                 Scratch() / "other.img", Layer(1)}));
-  mount->MountAgain();
+  const std::string said = mount->MountAgain();
+  EXPECT_TRUE(Mentions(said, "warning: " + MountPoint().string() + ": 1 image cannot be used"))
+      << said;
+  EXPECT_EQ(CowfsJson({"info", MountPoint()})["failed_images"], 1);
+  EXPECT_TRUE(Mentions(Must(Cowfs({"info", MountPoint()})), "failed images"));
+  const std::string listed = Must(Cowfs({"ls", MountPoint()}));
+  EXPECT_TRUE(std::regex_search(listed, std::regex("dom1 .* failed\n"))) << listed;
+  EXPECT_TRUE(std::regex_search(listed, std::regex("dom2 .* ok\n"))) << listed;
   const Result refused = Execute({"cat", *mount / "dom1"});
   EXPECT_TRUE(Mentions(refused.err, "Structure needs cleaning")) << refused.err;
   const Result resized = Cowfs({"resize", "--force", *mount / "dom1", "1M"});
