@@ -514,7 +514,12 @@ void StoreCheck::check_own_map(StorePolicy& policy, const CheckedLayer& layer) {
     }
   } catch (const Error& error) {
     if (error.code() != EUCLEAN && error.code() != EOPNOTSUPP && error.code() != EIO) throw;
-    add(Severity::damage, error.what(), "put the file back from a copy, or mend it with qemu-img");
+    // What the message says to do is better than what can be said of all.
+    const std::string text = error.what();
+    const size_t remedy = text.find("; ");
+    add(Severity::damage, text.substr(0, remedy),
+        remedy == std::string::npos ? "put the file back from a copy, or mend it with qemu-img"
+                                    : text.substr(remedy + 2));
   }
 }
 

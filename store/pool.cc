@@ -90,9 +90,10 @@ void Pool::grow(std::optional<uint64_t> bytes) {
                                           std::to_string(most) + " TiB");
   }
   if (slots <= slots_.slots()) {
-    throw Error::with_message(EINVAL, title + ": has " +
-                                          std::to_string(chunk_.offset_of(slots_.slots())) +
-                                          " bytes already, and does not become smaller");
+    throw Error::with_message(
+        EINVAL, title + ": has " + std::to_string(chunk_.offset_of(slots_.slots())) +
+                    (slots == slots_.slots() ? " bytes already"
+                                             : " bytes, and a pool does not become smaller"));
   }
   // The file first: the catalog never says more than there is.
   if (file_.slots_that_fit(chunk_) < slots) file_.make_room(slots, chunk_);

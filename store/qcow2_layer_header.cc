@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <optional>
 #include <string_view>
 
 #include "store/error.h"
@@ -130,12 +129,12 @@ LayerFacts read_layer_header(const File& file, uint64_t file_length, const std::
                   .backing_name = raw.backing_name,
                   .backing_format = BaseFormat::raw,
                   .backing_name_offset = raw.backing_name_offset};
-  const std::optional<BaseFormat> format = find_base_format(raw.backing_format);
-  facts.header.backing_format = format.value_or(BaseFormat::raw);
+  facts.backing_format = find_base_format(raw.backing_format);
+  facts.header.backing_format = facts.backing_format.value_or(BaseFormat::raw);
   facts.names_our_backing = own.backing_digest == digest_of(raw.backing_name);
   std::array<std::byte, kSectorSize> sector{};
   file.read_exactly(sector, 0);
-  facts.is_ours = format && sector == pack(facts.header);
+  facts.is_ours = facts.backing_format && sector == pack(facts.header);
   return facts;
 }
 

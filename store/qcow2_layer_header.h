@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -56,6 +57,8 @@ struct LayerFacts {
   bool names_our_backing = false;
   /// Whether it is in the form in which cowfs writes it; not after QEMU has written it anew.
   bool is_ours = false;
+  /// The backing file's format, if one is named that cowfs knows.
+  std::optional<BaseFormat> backing_format;
 };
 
 /// EUCLEAN or EOPNOTSUPP, beginning with `title`, saying what to do, for a header that a layer

@@ -13,6 +13,8 @@
 #include <set>
 
 #include "store/error.h"
+#include "store/image_lock.h"
+#include "store/names.h"
 #include "store/qcow2_file.h"
 
 namespace cowfs {
@@ -35,9 +37,25 @@ uint64_t Qcow2File::most_table_clusters() const {
 std::vector<std::string> Qcow2File::check() {
   file_.emplace(open_file(O_RDONLY));
   read_only_ = true;
-  header_ = read_header(*file_).header;
-  read_l1();
   std::vector<std::string> findings;
+  if (is_image_locked(*file_)) {
+    findings.emplace_back(
+        "another program, such as QEMU, has it open for writing: it was not looked into; check "
+        "again when that has ended");
+    return findings;
+  }
+  const qcow2::LayerFacts facts = read_header(*file_);
+  header_ = facts.header;
+  if (!identity_.backing_name.empty() && (header_.backing_name != identity_.backing_name ||
+                                          facts.backing_format != identity_.backing_format)) {
+    findings.push_back(
+        "names " + printable(header_.backing_name) + " (" +
+        (facts.backing_format ? std::string(format_name(*facts.backing_format)) : "no format") +
+        ") as its backing file, which is " + printable(identity_.backing_name) + " (" +
+        std::string(format_name(identity_.backing_format)) +
+        "): QEMU shows another disk than cowfs, until cowfs writes to the file");
+  }
+  read_l1();
   if (has_entries_from(chunk_.chunk_of(chunk_.up(header_.size)))) {
     findings.emplace_back("its tables go on behind its end, after a resize that was cut short");
   }

@@ -48,13 +48,17 @@ class Qcow2LayerTest : public StoreFixture {
   void expect_for_qemu(const Bytes& wanted, const std::string& file = "1.qcow2") const {
     test::expect_for_qemu(store_path() + "/layers/" + file, wanted);
   }
-  void expect_check_clean() {
+  /// Remedies too, each behind a semicolon.
+  std::string found_by_check() {
     CheckOptions check;
     std::string found;
-    check.receive = [&](const Finding& finding) { found += finding.what + "\n"; };
+    check.receive = [&](const Finding& finding) {
+      found += finding.what + "; " + finding.remedy + "\n";
+    };
     check_store(store_path(), check);
-    EXPECT_EQ(found, "");
+    return found;
   }
+  void expect_check_clean() { EXPECT_EQ(found_by_check(), ""); }
 
   std::string log_;
 };
@@ -292,6 +296,9 @@ TEST_F(Qcow2LayerTest, OneOfTheTwoHasItAtATime) {
     const Error error = error_of([this] { static_cast<void>(use("a")); });
     EXPECT_EQ(error.code(), EBUSY);
     EXPECT_EQ(error_of([this] { store_->remove("a"); }).code(), EBUSY);
+    end();
+    EXPECT_NE(found_by_check().find("1.qcow2: another program, such as QEMU"), std::string::npos);
+    open();
   }
   EXPECT_TRUE(content(*use("a")) == over_base(0, pattern(2, 5000)));
 }
@@ -394,13 +401,31 @@ TEST_F(Qcow2LayerTest, WhatALayerCannotBeIsRefused) {
     EXPECT_TRUE(content(*use("b")) == over_base(0, pattern(3, 5000)));
     end();
     EXPECT_TRUE(read_file(store_path() + "/layers/1.qcow2") == before);
-    // The check says so too.
-    CheckOptions check;
-    std::string found;
-    check.receive = [&](const Finding& finding) { found += finding.what + "\n"; };
-    check_store(store_path(), check);
-    EXPECT_NE(found, "");
+    // The check says so too, and the remedy is the message's own where it has one.
+    const std::string found = found_by_check();
+    EXPECT_NE(found.find(wrong.says), std::string::npos) << found;
+    if (std::string_view(wrong.says) == "snapshots") {
+      EXPECT_TRUE(found.ends_with("cannot write; delete them with `qemu-img snapshot -d`\n"))
+          << found;
+    }
   }
+}
+
+TEST_F(Qcow2LayerTest, ABackingFileOfAnotherFormatIsSaidAndPutRight) {
+  open();
+  write(*use("a"), 0, pattern(2, 5000));
+  end();
+  // Whatever the base holds: QEMU would take what a guest has written there for a header.
+  expect_run("qemu-img rebase -u -F qcow2 -b " + base_path() + " 1.qcow2");
+  const std::string found = found_by_check();
+  EXPECT_NE(found.find("base.img (qcow2) as its backing file, which is " + base_path() + " (raw)"),
+            std::string::npos)
+      << found;
+  open();
+  write(*use("a"), 0, pattern(3, 5000));
+  end();
+  expect_check_clean();
+  expect_for_qemu(over_base(0, pattern(3, 5000)));
 }
 
 TEST_F(Qcow2LayerTest, TheBaseMayMove) {
