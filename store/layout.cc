@@ -26,22 +26,21 @@ std::optional<uint64_t> layer_of_file(const std::string& name, std::string_view 
   return id;
 }
 
-std::set<uint64_t> layers_on_disk(const std::string& directory, std::string_view suffix) {
-  std::set<uint64_t> ids;
-  if (suffix.empty()) return ids;
+LayersOnDisk layers_on_disk(const std::string& directory, std::string_view suffix) {
+  LayersOnDisk layers;
+  if (suffix.empty()) return layers;
   std::error_code error;
   for (std::filesystem::directory_iterator entry(layers_path(directory), error), end;
        !error && entry != end; entry.increment(error)) {
     const std::optional<uint64_t> id = layer_of_file(entry->path().filename(), suffix);
     if (!id) continue;
     if (entry->symlink_status(error).type() != std::filesystem::file_type::regular) {
-      throw Error::with_message(EUCLEAN, "store " + directory + ": damaged: " +
-                                             entry->path().string() + " is no regular file");
+      layers.irregular.insert(*id);
     }
-    ids.insert(*id);
+    layers.all.insert(*id);
   }
   if (error) throw Error(error.value(), "read " + layers_path(directory));
-  return ids;
+  return layers;
 }
 
 }  // namespace cowfs

@@ -19,8 +19,12 @@ std::string layer_file_name(uint64_t layer, std::string_view suffix);
 /// The number in such a name.
 std::optional<uint64_t> layer_of_file(const std::string& name, std::string_view suffix);
 
-/// The layers that have a CoW file in the store; EUCLEAN if one is no regular file. None where the
-/// policy makes none, and `suffix` is empty.
-std::set<uint64_t> layers_on_disk(const std::string& directory, std::string_view suffix);
+/// The layers by what has the name of their CoW file.
+struct LayersOnDisk {
+  std::set<uint64_t> all;
+  std::set<uint64_t> irregular;  ///< of them those where that is no regular file, a link say
+};
+/// None where the policy makes no CoW files, and `suffix` is empty.
+LayersOnDisk layers_on_disk(const std::string& directory, std::string_view suffix);
 
 }  // namespace cowfs

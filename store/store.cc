@@ -9,14 +9,10 @@
 #include <cerrno>
 #include <filesystem>
 #include <random>
-#include <set>
 #include <utility>
 
-#include "store/base_verdict.h"
-#include "store/check_database.h"
 #include "store/error.h"
 #include "store/layout.h"
-#include "store/names.h"
 #include "store/pool.h"
 
 namespace cowfs {
@@ -72,7 +68,7 @@ bool is_there(const std::string& path) {
 void require_no_layers(const std::string& directory) {
   if (!is_there(layers_path(directory))) return;
   const auto has_files = [&](const Policy& policy) {
-    return !layers_on_disk(directory, policy.file_suffix).empty();
+    return !layers_on_disk(directory, policy.file_suffix).all.empty();
   };
   if (std::none_of(policies().begin(), policies().end(), has_files)) return;
   throw Error::with_message(
@@ -198,42 +194,6 @@ Store::~Store() {
   if (reserve_ != nullptr) reserve_->renew();
 }
 
-void Store::open_base(const std::optional<BaseRow>& recorded) {
-  BaseOptions options;
-  if (recorded) {
-    options = options_of(*recorded);
-    options.find_formats = options_.accept_changed_base;
-  } else {
-    options.find_formats = true;
-    options.format = options_.base_format;
-    options.snapshot = options_.base_snapshot;
-  }
-  options.allow_backing = options_.allow_backing;
-  const std::string& path =
-      options_.base_path.empty() && recorded ? recorded->path : options_.base_path;
-  if (path.empty()) return;
-  base_ = std::make_unique<Base>(path, options, &options_.fault_hook);
-}
-
-// A guest can write to a raw disk what looks like the header of another format, and name any file
-// in it: so what was found when the store was made holds for good (CVE-2008-2004).
-void Store::require_same_making(const BaseRow& recorded) const {
-  const auto refuse = [&](const std::string& what) {
-    throw Error::with_message(EINVAL, "store " + options_.directory + ": " + what +
-                                          "; that is fixed when a store is made");
-  };
-  if (options_.base_format && *options_.base_format != recorded.format) {
-    refuse("reads its base as " + std::string(format_name(recorded.format)) + ", not as " +
-           std::string(format_name(*options_.base_format)));
-  }
-  if (options_.base_snapshot && options_.base_snapshot != recorded.snapshot) {
-    refuse("shows " +
-           (recorded.snapshot ? "the snapshot '" + printable(*recorded.snapshot) + "' of its base"
-                              : std::string("its base as it is")) +
-           ", not the snapshot '" + printable(*options_.base_snapshot) + "'");
-  }
-}
-
 void Store::confine() {
   if (const auto confine = std::exchange(options_.confine, nullptr)) confine(base_.get());
 }
@@ -344,58 +304,6 @@ void Store::make(const Schema& schema, const File* parent) {
   ::umask(old_mask);
   if (parent == nullptr) throw Error(EACCES, "sync the directory of " + directory);
   parent->sync();
-}
-
-void Store::check_base() {
-  const BaseRow recorded = catalog_->base();
-  require_same_making(recorded);
-  if (base_ == nullptr) open_base(recorded);  // somebody else has made the store meanwhile
-  if (base_->format() != recorded.format) {
-    throw Error::with_message(
-        EAGAIN, "store " + facts_.directory + ": was made anew while it was opened; try again");
-  }
-  // Also of one that was moved, before any layer names it.
-  if (policy_->require_base != nullptr) policy_->require_base(base_->identity());
-  if (recorded.format == BaseFormat::raw && guess_base_format(base_->file()) != BaseFormat::raw) {
-    options_.log->warn(
-        "base {}: begins like a qcow file, and is read as raw, as it was when the store was made",
-        base_->path());
-  }
-  const BaseVerdict verdict = judge_base(*base_, recorded, options_.accept_changed_base);
-  if (verdict.kind == BaseVerdict::Kind::refused && options_.live->taken_over()) {
-    // Machines run on it. It could not be refused to the process before either.
-    note_base_written(base_->path(), "was changed");
-    return;
-  }
-  if (verdict.kind == BaseVerdict::Kind::refused) {
-    throw Error::with_message(ESTALE, "base " + base_->path() + ": " + verdict.reason + " (store " +
-                                          facts_.directory + ", made for " + recorded.path + ")");
-  }
-  bool moved = verdict.row.path != recorded.path;
-  for (size_t i = 0; i < std::min(recorded.backing.size(), verdict.row.backing.size()); ++i) {
-    moved = moved || verdict.row.backing[i].path != recorded.backing[i].path;
-  }
-  if (verdict.kind == BaseVerdict::Kind::same_content) {
-    options_.log->warn("base {}: accepted: {}", base_->path(), verdict.reason);
-  } else if (!moved) {
-    return;
-  }
-  catalog_->change([&](Catalog::Change& change) { change.set_base(verdict.row); });
-  set_base_facts(facts_, verdict.row);
-}
-
-void Store::note_base_written(const std::string& path, const std::string& what) {
-  options_.log->error(
-      "base {}: {} while it is in use: images that rely on what changes are damaged; `cowfs info` "
-      "says so from now on",
-      path, what);
-  try {
-    Catalog::Change change(*catalog_);
-    change.set_base_written(catalog_now());
-    change.commit();
-  } catch (const Error& error) {
-    options_.log->error("base {}: cannot be remembered as written to: {}", path, error.what());
-  }
 }
 
 void Store::load() {
@@ -531,48 +439,6 @@ void Store::free_unused() {
   }
 }
 
-void Store::require_files(const std::vector<LayerRow>& layers,
-                          const std::vector<ImageRow>& images) const {
-  const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory, policy_->file_suffix);
-  for (const LayerRow& layer : layers) {
-    if (!layer.has_file || on_disk.contains(layer.id)) continue;
-    const auto image = std::find_if(images.begin(), images.end(), [&](const ImageRow& row) {
-      return row.layer == layer.id && row.name;
-    });
-    throw Error::with_message(
-        EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " +
-                     layers_path(facts_.directory) + "/" +
-                     layer_file_name(layer.id, policy_->file_suffix) +
-                     " is missing, and what a machine wrote with it; put it back from a copy" +
-                     (image == images.end() ? ""
-                                            : ", or give its image up with `cowfs rm --store " +
-                                                  facts_.directory + " " + *image->name + "`"));
-  }
-}
-
-void Store::remove_left_overs(const std::vector<LayerRow>& layers) {
-  const std::string directory = layers_path(facts_.directory);
-  const std::set<uint64_t> on_disk = layers_on_disk(facts_.directory, policy_->file_suffix);
-  std::set<uint64_t> known;
-  for (const LayerRow& layer : layers) known.insert(layer.id);
-  // A file is made after its layer's row is durable, so the catalog has known the number of each.
-  const uint64_t last = catalog_->last_layer();
-  if (!on_disk.empty() && *on_disk.rbegin() > last) {
-    throw Error::with_message(
-        EUCLEAN, "store " + facts_.directory + ": damaged: the CoW file " + directory + "/" +
-                     layer_file_name(*on_disk.rbegin(), policy_->file_suffix) +
-                     " is newer than the catalog, which may be an old copy; put the right "
-                     "catalog.db back, or move the file elsewhere");
-  }
-  // Of images that were removed: the catalog forgets first (I12).
-  for (const uint64_t id : on_disk) {
-    if (known.contains(id)) continue;
-    const std::string path = directory + "/" + layer_file_name(id, policy_->file_suffix);
-    remove_file(path, &options_.fault_hook);
-    options_.log->info("left over: {}: removed; its image was removed before", path);
-  }
-}
-
 std::shared_ptr<Image> Store::make_image(const ImageRow& row, const LayerRow& layer) {
   if (layer.failure) {
     options_.log->error(
@@ -632,27 +498,6 @@ bool Store::close() {
     attempt([this] { begin_pool_generation(); });
   }
   return good;
-}
-
-void Store::rescue_catalog() {
-  // What lies in its place must not get its log, which SQLite leaves behind then.
-  log_is_astray_ = true;
-  const std::string path = save_catalog(
-      [this](const std::string& copy) { catalog_->copy_to(copy); }, catalog_->path(), ".rescued");
-  options_.log->error("close: the catalog as it was is saved as {}: put it in its place", path);
-}
-
-std::vector<std::string> Store::missing() {
-  std::vector<std::string> paths;
-  if (!catalog_->is_in_place()) paths.push_back(catalog_->path());
-  if (pool_file_ && !pool_file_->is_in_place()) paths.push_back(pool_file_->path());
-  for (const LayerRow& layer : catalog_->layers()) {
-    if (layer.has_file && !cow_file(facts_.directory, layer.id)) {
-      paths.push_back(layers_path(facts_.directory) + "/" +
-                      layer_file_name(layer.id, policy_->file_suffix));
-    }
-  }
-  return paths;
 }
 
 void Store::clear_failures() {

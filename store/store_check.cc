@@ -130,17 +130,21 @@ void Store::check_files_in_use(std::set<uint64_t> known, CheckReport& report) {
     for (const auto& [id, entry] : names->by_id) known.insert(entry.image->layer_id());
   }
   const uint64_t last = catalog_->last_layer();
-  for (const uint64_t id : layers_on_disk(facts_.directory, policy_->file_suffix)) {
+  const LayersOnDisk on_disk = layers_on_disk(facts_.directory, policy_->file_suffix);
+  for (const uint64_t id : on_disk.all) {
     if (known.contains(id)) continue;
     const std::string name = "layers/" + layer_file_name(id, policy_->file_suffix);
     const std::string path = facts_.directory + "/" + name;
-    if (id > last) {
-      report.add({.severity = Severity::damage,
-                  .kind = "newer_file",
-                  .image = "",
-                  .layer = id,
-                  .what = name + " is newer than the catalog, which may be an old copy",
-                  .remedy = "move the file elsewhere"});
+    const bool irregular = on_disk.irregular.contains(id);
+    if (id > last || irregular) {
+      report.add(
+          {.severity = Severity::damage,
+           .kind = "newer_file",
+           .image = "",
+           .layer = id,
+           .what = name + (irregular ? " is no regular file"
+                                     : " is newer than the catalog, which may be an old copy"),
+           .remedy = irregular ? "move it elsewhere" : "move the file elsewhere"});
       continue;
     }
     struct stat status {};

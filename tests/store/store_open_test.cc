@@ -267,13 +267,25 @@ TEST_F(StoreOpenTest, CowFileThatIsALinkIsRefused) {
   EXPECT_EQ(read_file(victim), filled(100, 5));
 }
 
-TEST_F(StoreOpenTest, AnImageWhoseCowFileIsGoneCanBeGivenUp) {
+/// Without its CoW file, or with something else in its place.
+class StoreGivesUpTest : public StoreOpenTest, public testing::WithParamInterface<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(, StoreGivesUpTest, testing::Bool(), [](const auto& chosen) {
+  return chosen.param ? "ALinkInItsPlace" : "NothingInItsPlace";
+});
+
+TEST_P(StoreGivesUpTest, AnImageWhoseCowFileIsGone) {
   make_store();
   open();
   write(*use("b"), 0, filled(10, 2));
   ASSERT_TRUE(store_->close());
   crash();
+  const std::string victim = directory_ / "victim";
+  test::write_file(victim, filled(100, 5));
   remove_file(store_path() + "/layers/1.cow");
+  if (GetParam()) {
+    ASSERT_EQ(::symlink(victim.c_str(), (store_path() + "/layers/1.cow").c_str()), 0);
+  }
   EXPECT_TRUE(says(refusal(), "cowfs rm --store " + store_path() + " a`"));
   {
     Store::Options names = options();
@@ -283,6 +295,7 @@ TEST_F(StoreOpenTest, AnImageWhoseCowFileIsGoneCanBeGivenUp) {
     store.remove("a");
     EXPECT_TRUE(store.close());
   }
+  EXPECT_EQ(read_file(victim), filled(100, 5));
   open();
   EXPECT_EQ(store_->find("a"), nullptr);
   EXPECT_EQ(content(*use("b"), 0, 10), filled(10, 2));
