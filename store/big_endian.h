@@ -1,8 +1,11 @@
 #pragma once
 
+#include <endian.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace cowfs {
 
@@ -13,17 +16,26 @@ class BigEndian {
  public:
   BigEndian() = default;
   BigEndian(Number value) {  // NOLINT(google-explicit-constructor): it stands for the number
-    for (size_t i = sizeof(Number); i-- > 0; value = static_cast<Number>(value >> 8U)) {
-      bytes_[i] = static_cast<uint8_t>(value & 0xffU);
-    }
+    value = swapped(value);
+    std::memcpy(bytes_.data(), &value, sizeof(value));
   }
   operator Number() const {  // NOLINT(google-explicit-constructor): likewise
-    uint64_t value = 0;
-    for (const uint8_t byte : bytes_) value = value << 8U | byte;
-    return static_cast<Number>(value);
+    Number value;
+    std::memcpy(&value, bytes_.data(), sizeof(value));
+    return swapped(value);
   }
 
  private:
+  /// Between the host's order and that on disk, one way as the other. Whole tables are turned by
+  /// it: byte by byte that takes several times as long.
+  static Number swapped(Number value) {
+    static_assert(sizeof(Number) <= sizeof(uint64_t));
+    if constexpr (sizeof(Number) == sizeof(uint64_t)) return htobe64(value);
+    if constexpr (sizeof(Number) == sizeof(uint32_t)) return htobe32(value);
+    if constexpr (sizeof(Number) == sizeof(uint16_t)) return htobe16(value);
+    return value;
+  }
+
   std::array<uint8_t, sizeof(Number)> bytes_{};
 };
 
