@@ -43,7 +43,7 @@ constexpr std::chrono::seconds kPatience{60};
 /// In which a server learns that its keeper is gone.
 constexpr std::chrono::seconds kTimeToNotice{10};
 /// In which somebody may let a keeper go on that was stopped.
-constexpr std::chrono::seconds kTimeToGoOn{15};
+constexpr std::chrono::seconds kTimeToGoOn{5};
 
 /// A mount's keeper, and what that calls the mount point: another than we, through a bind mount.
 struct Kept {

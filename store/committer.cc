@@ -3,6 +3,7 @@
 #include <spdlog/logger.h>
 
 #include <chrono>
+#include <utility>
 
 #include "store/db.h"
 #include "store/error.h"
@@ -41,6 +42,7 @@ Committer::~Committer() {
 
 void Committer::run() {
   unsigned round = 0;
+  bool in_place = true;
   std::unique_lock lock(mutex_);
   while (true) {
     const bool woken =
@@ -53,7 +55,11 @@ void Committer::run() {
       attempt([this] { reserve_.renew(); });
       ++round;
     }
-    if (woken || round % kCheckpointRounds == 0) attempt([this] { checkpoint(); });
+    // A catalog that was replaced is told of at once, and then each time.
+    const bool was_in_place = std::exchange(in_place, catalog_.is_in_place());
+    if (woken || round % kCheckpointRounds == 0 || (was_in_place && !in_place)) {
+      attempt([this] { checkpoint(); });
+    }
     lock.lock();
   }
 }
