@@ -24,6 +24,7 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <set>
 
@@ -48,6 +49,13 @@ uint64_t encode(uint32_t entry, ChunkSize chunk) {
       break;
   }
   return chunk.offset_of(SlotMap::slot_of_entry(entry)) | qcow2::kCopiedFlag;
+}
+
+/// "0x8000000000050000".
+std::string entry_text(uint64_t entry) {
+  std::array<char, 16> digits{};
+  const auto end = std::to_chars(digits.begin(), digits.end(), entry, 16).ptr;
+  return "0x" + std::string(digits.begin(), end);
 }
 
 bool says_nothing(const MapBits& bits) {
@@ -154,7 +162,8 @@ void Qcow2File::require_ours(const qcow2::LayerFacts& facts) const {
                                        : "the backing file " + printable(header.backing_name)) +
           ", and the base is " + printable(identity_.backing_name) +
           "; if it was written over the base, `qemu-img rebase -u -F " +
-          std::string(format_name(identity_.backing_format)) + " -b BASE` names it");
+          std::string(format_name(identity_.backing_format)) + " -b '" +
+          printable(identity_.backing_name) + "' '" + identity_.path + "'` names it");
 }
 
 uint64_t Qcow2File::peek_size(uint64_t known) const {
@@ -218,6 +227,7 @@ void Qcow2File::open() {
     counts_anew_ = false;
     read_l1();
     slots_.emplace(file_clusters(), kRegionSlots);
+    if (!header_.dirty) note_metadata();
     // Before anything is written that QEMU's bitmaps miss, or where they or refcounts of another
     // width lie.
     if (!is_ours_) mark_dirty();
@@ -290,6 +300,11 @@ void Qcow2File::read_l1() {
     const uint64_t offset = entry & qcow2::kOffsetMask;
     if (!chunk_.aligned(offset) || offset + chunk_.bytes() > chunk_.up(file_size)) {
       throw damaged("an L2 table is said to lie at byte " + std::to_string(offset));
+    }
+    // What it had would show as the base, and what it held be given away as leaked.
+    if ((entry & ~(qcow2::kOffsetMask | qcow2::kCopiedFlag)) != 0 || (offset == 0 && entry != 0)) {
+      throw damaged("entry " + std::to_string(l1_.size()) + " of its L1 table is " +
+                    entry_text(entry) + ", which leads nowhere; put the file back from a copy");
     }
     l1_.push_back(offset);
   }
@@ -389,6 +404,21 @@ void Qcow2File::sync() {
 
 // ---- tables -------------------------------------------------------------------------------------
 
+void Qcow2File::require_valid(uint64_t entry, uint64_t chunk) const {
+  if ((entry & qcow2::kCompressedFlag) != 0) {
+    throw Error::with_message(
+        EOPNOTSUPP,
+        "layer " + identity_.path + ": has compressed clusters, chunk " + std::to_string(chunk) +
+            " say, over which cowfs cannot write; keep what `qemu-img convert` makes of "
+            "the disk elsewhere, and write it to a new image");
+  }
+  constexpr uint64_t kKnown = qcow2::kOffsetMask | qcow2::kCopiedFlag | qcow2::kZeroFlag;
+  if ((entry & ~kKnown) != 0 || entry == qcow2::kCopiedFlag) {
+    throw damaged("chunk " + std::to_string(chunk) + " has the entry " + entry_text(entry) +
+                  ", which means nothing; `qemu-img check` says more");
+  }
+}
+
 void Qcow2File::load_pages(uint64_t first, uint64_t count,
                            const std::function<bool(const MapBits&)>& valid,
                            const MapTree::Receive& receive) {
@@ -416,10 +446,9 @@ void Qcow2File::load_pages(uint64_t first, uint64_t count,
       for (uint64_t j = 0; j < SlotMap::kChunksInPage; ++j) {
         const uint64_t entry = entries[static_cast<size_t>(i * SlotMap::kChunksInPage + j)];
         if (entry == 0) continue;
+        const uint64_t chunk = page * SlotMap::kChunksInPage + j;
+        require_valid(entry, chunk);
         const uint64_t offset = entry & qcow2::kOffsetMask;
-        if ((entry & qcow2::kCompressedFlag) != 0) {
-          throw Error::with_message(EOPNOTSUPP, title() + ": has compressed clusters");
-        }
         if ((entry & qcow2::kZeroFlag) != 0) {
           SlotMap::put(bits, j, SlotMap::kZeroEntry);
           // Prepared by QEMU: it is let go of with the entry.
@@ -427,10 +456,14 @@ void Qcow2File::load_pages(uint64_t first, uint64_t count,
           continue;
         }
         const uint64_t slot = chunk_.chunk_of(offset);
-        if (offset == 0) continue;
+        if (std::binary_search(metadata_.begin(), metadata_.end(), slot)) {
+          throw damaged("chunk " + std::to_string(chunk) + " is said to lie at byte " +
+                        std::to_string(offset) +
+                        ", where the file's own tables lie; `qemu-img check` says more");
+        }
         if (!chunk_.aligned(offset) || !slots_->is_taken(slot)) {
-          throw damaged("chunk " + std::to_string(page * SlotMap::kChunksInPage + j) +
-                        " is said to lie at byte " + std::to_string(offset) +
+          throw damaged("chunk " + std::to_string(chunk) + " is said to lie at byte " +
+                        std::to_string(offset) +
                         ", which is outside the file or counts as free; `qemu-img check` says "
                         "more");
         }

@@ -128,9 +128,22 @@ class Qcow2File final : public SlotSpace {
   void mark_dirty();
   /// Puts the name of the backing file where it is in nobody's way, durably.
   void write_backing_name();
+  /// Throws for an L2 entry, of this chunk, that a layer cannot have.
+  void require_valid(uint64_t entry, uint64_t chunk) const;
+  struct Counted {
+    uint64_t shared = 0;     ///< entries without the flag that says that a cluster is theirs alone
+    bool has_counts = true;  ///< the refcounts are where nothing else is
+  };
   /// Taken as the tables say, which must lie in the file and not over each other.
-  void count_clusters();
+  Counted count_clusters();
+  /// Taken as the refcounts say, without a look at all L2 tables; those, and all other metadata,
+  /// must not lie over each other, and data found later not over them.
   void trust_refcounts();
+  void note_metadata();
+  /// Whether it lies in the file, and is no larger than one can be.
+  [[nodiscard]] bool has_refcount_table() const;
+  /// What the refcount table says, which is there.
+  [[nodiscard]] std::vector<Entry> refcount_blocks() const;
   /// Calls `visit` with each count that is not 0; false if they cannot be made out.
   bool for_each_refcount(const std::function<void(uint64_t cluster, unsigned count)>& visit) const;
   void write_refcounts();
@@ -159,7 +172,9 @@ class Qcow2File final : public SlotSpace {
   bool is_ours_ = false;  // the header is in the form in which cowfs writes it
   /// Offsets of L2 tables, as on disk or about to be; 0: none. Guarded by mutex_.
   std::vector<uint64_t> l1_;
-  std::vector<uint64_t> new_tables_;       // indices in l1_ that are not on disk
+  std::vector<uint64_t> new_tables_;  // indices in l1_ that are not on disk
+  /// Clusters of the metadata that was there when refcounts were trusted, in order.
+  std::vector<uint64_t> metadata_;
   std::atomic<bool> counts_anew_ = false;  // what is taken is not what the tables say
   bool read_only_ = false;
   /// Which file it was, and when it was changed; none: there was none.

@@ -59,9 +59,19 @@ std::vector<std::string> Qcow2File::check() {
   if (has_entries_from(chunk_.chunk_of(chunk_.up(header_.size)))) {
     findings.emplace_back("its tables go on behind its end, after a resize that was cut short");
   }
-  count_clusters();
+  const Counted in_use = count_clusters();
+  if (in_use.shared > 0) {
+    findings.push_back(std::to_string(in_use.shared) +
+                       " of its clusters are not marked as belonging to it alone; `qemu-img check "
+                       "-r all` marks them");
+  }
   // What is not kept up cannot be wrong.
   if (header_.dirty) return findings;
+  if (!in_use.has_counts) {
+    throw damaged(
+        "its refcounts lie outside the file, or where something else does; `qemu-img check` says "
+        "more");
+  }
   uint64_t lost = 0;
   uint64_t leaked = 0;
   std::set<uint64_t> counted;
@@ -86,9 +96,11 @@ std::vector<std::string> Qcow2File::check() {
   return findings;
 }
 
-void Qcow2File::count_clusters() {
+Qcow2File::Counted Qcow2File::count_clusters() {
   slots_.emplace(file_clusters(), kRegionSlots);
   counts_anew_ = false;
+  metadata_.clear();  // all that lies over something else is found here
+  Counted counted;
   const auto take = [&](uint64_t offset, const char* what) {
     if (chunk_.aligned(offset) && slots_->claim({chunk_.chunk_of(offset), 1})) return;
     throw damaged(std::string(what) + " at byte " + std::to_string(offset) +
@@ -100,53 +112,62 @@ void Qcow2File::count_clusters() {
     take(header_.l1.offset + chunk_.offset_of(i), "the L1 table");
   }
   std::vector<Entry> table(static_cast<size_t>(entries_per_table()));
-  for (const uint64_t offset : l1_) {
-    if (offset == 0) continue;
-    take(offset, "an L2 table");
-    file_->read_exactly(std::as_writable_bytes(std::span(table)), offset);
-    for (const uint64_t entry : table) {
-      if ((entry & qcow2::kCompressedFlag) != 0) {
-        throw Error::with_message(EOPNOTSUPP, title() + ": has compressed clusters");
-      }
-      if (const uint64_t data = entry & qcow2::kOffsetMask; data != 0) take(data, "a cluster");
+  for (size_t i = 0; i < l1_.size(); ++i) {
+    if (l1_[i] == 0) continue;
+    take(l1_[i], "an L2 table");
+    file_->read_exactly(std::as_writable_bytes(std::span(table)), l1_[i]);
+    for (size_t j = 0; j < table.size(); ++j) {
+      const uint64_t entry = table[j];
+      if (entry == 0) continue;
+      require_valid(entry, i * table.size() + j);
+      const uint64_t data = entry & qcow2::kOffsetMask;
+      if (data == 0) continue;
+      take(data, "a cluster");
+      if ((entry & qcow2::kCopiedFlag) == 0) ++counted.shared;
     }
   }
   // The old refcounts keep their place until there are new ones, as far as they make sense.
   const auto try_take = [&](uint64_t offset) {
     return offset != 0 && chunk_.aligned(offset) && slots_->claim({chunk_.chunk_of(offset), 1});
   };
-  const uint64_t clusters = header_.refcount_table_clusters;
-  if (clusters == 0 || clusters > most_table_clusters() ||
-      !chunk_.aligned(header_.refcount_table_offset) ||
-      !slots_->claim({chunk_.chunk_of(header_.refcount_table_offset), clusters})) {
+  if (!has_refcount_table() || !slots_->claim({chunk_.chunk_of(header_.refcount_table_offset),
+                                               header_.refcount_table_clusters})) {
     header_.refcount_table_clusters = 0;
-    return;
+    counted.has_counts = false;
+    return counted;
   }
-  std::vector<Entry> blocks(static_cast<size_t>(clusters * entries_per_table()));
-  file_->read_exactly(std::as_writable_bytes(std::span(blocks)), header_.refcount_table_offset);
-  bool all_good = true;
+  std::vector<Entry> blocks = refcount_blocks();
   for (Entry& block : blocks) {
     if (block == 0 || try_take(block)) continue;
     block = 0;
-    all_good = false;
+    counted.has_counts = false;
   }
-  if (!all_good && !read_only_) {
+  if (!counted.has_counts && !read_only_) {
     file_->write(std::as_bytes(std::span(blocks)), header_.refcount_table_offset);
   }
+  return counted;
+}
+
+bool Qcow2File::has_refcount_table() const {
+  const uint64_t clusters = header_.refcount_table_clusters;
+  const uint64_t file_clusters = this->file_clusters();
+  return clusters > 0 && clusters <= most_table_clusters() &&
+         chunk_.aligned(header_.refcount_table_offset) && clusters <= file_clusters &&
+         chunk_.chunk_of(header_.refcount_table_offset) <= file_clusters - clusters;
+}
+
+std::vector<Qcow2File::Entry> Qcow2File::refcount_blocks() const {
+  std::vector<Entry> blocks(
+      static_cast<size_t>(header_.refcount_table_clusters * entries_per_table()));
+  file_->read_exactly(std::as_writable_bytes(std::span(blocks)), header_.refcount_table_offset);
+  return blocks;
 }
 
 bool Qcow2File::for_each_refcount(
     const std::function<void(uint64_t cluster, unsigned count)>& visit) const {
-  const uint64_t clusters = header_.refcount_table_clusters;
+  if (!has_refcount_table()) return false;
   const uint64_t file_clusters = this->file_clusters();
-  const uint64_t table_at = chunk_.chunk_of(header_.refcount_table_offset);
-  if (clusters == 0 || clusters > most_table_clusters() ||
-      !chunk_.aligned(header_.refcount_table_offset) || clusters > file_clusters ||
-      table_at > file_clusters - clusters) {
-    return false;
-  }
-  std::vector<Entry> blocks(static_cast<size_t>(clusters * entries_per_table()));
-  file_->read_exactly(std::as_writable_bytes(std::span(blocks)), header_.refcount_table_offset);
+  const std::vector<Entry> blocks = refcount_blocks();
   std::vector<BigEndian<uint16_t>> counts(chunk_.bytes() / sizeof(uint16_t));
   for (size_t i = 0; i < blocks.size(); ++i) {
     const uint64_t offset = blocks[i];
@@ -159,6 +180,29 @@ bool Qcow2File::for_each_refcount(
     }
   }
   return true;
+}
+
+void Qcow2File::note_metadata() {
+  metadata_ = {0};
+  const auto note = [&](uint64_t offset, uint64_t clusters) {
+    for (uint64_t i = 0; i < clusters; ++i) metadata_.push_back(chunk_.chunk_of(offset) + i);
+  };
+  note(header_.l1.offset, clusters_for(header_.l1.entries * sizeof(Entry)));
+  for (const uint64_t table : l1_) {
+    if (table != 0) note(table, 1);
+  }
+  // One that cannot be is counted anew.
+  if (has_refcount_table()) {
+    note(header_.refcount_table_offset, header_.refcount_table_clusters);
+    for (const uint64_t block : refcount_blocks()) {
+      if (block != 0) note(block, 1);
+    }
+  }
+  std::sort(metadata_.begin(), metadata_.end());
+  const auto twice = std::adjacent_find(metadata_.begin(), metadata_.end());
+  if (twice == metadata_.end()) return;
+  throw damaged("two of its tables lie at byte " + std::to_string(chunk_.offset_of(*twice)) +
+                "; `qemu-img check` says more");
 }
 
 void Qcow2File::trust_refcounts() {

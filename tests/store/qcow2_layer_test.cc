@@ -6,10 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
 
+#include "store/big_endian.h"
 #include "store/check.h"
 #include "store/image_lock.h"
 #include "tests/store/support.h"
@@ -409,6 +411,87 @@ TEST_F(Qcow2LayerTest, WhatALayerCannotBeIsRefused) {
           << found;
     }
   }
+}
+
+/// Entries of tables that a broken program or disk may leave: none is followed, and what a machine
+/// writes does not go where they lead.
+class Qcow2TablesTest : public Qcow2LayerTest {
+ protected:
+  static constexpr uint64_t kCopied = uint64_t{1} << 63U;
+
+  /// With chunks 0 and 3 written, and closed.
+  void make() {
+    std::filesystem::remove_all(store_path());
+    open();
+    write(*use("a"), 0, pattern(2, 4096));
+    write(*use("a"), 3 * kChunk, pattern(3, 4096));
+    end();
+  }
+  [[nodiscard]] std::string file() const { return store_path() + "/layers/1.qcow2"; }
+  [[nodiscard]] uint64_t number(uint64_t at) const {
+    BigEndian<uint64_t> value;
+    File(file(), O_RDONLY).read_exactly(std::as_writable_bytes(std::span(&value, 1)), at);
+    return value;
+  }
+  void set_number(uint64_t at, uint64_t number) const {
+    const BigEndian<uint64_t> value = number;
+    File(file(), O_RDWR).write(std::as_bytes(std::span(&value, 1)), at);
+  }
+  [[nodiscard]] uint64_t l1() const { return number(40); }
+  [[nodiscard]] uint64_t refcount_table() const { return number(48); }
+  [[nodiscard]] uint64_t l2() const { return number(l1()) & ~kCopied; }
+  /// The file is none the worse for what a machine tries.
+  void expect_refused(const std::string& says) {
+    const Bytes before = read_file(file());
+    EXPECT_NE(found_by_check().find("damaged"), std::string::npos);
+    open();
+    const Error error = error_of([this] {
+      const auto image = use("a");
+      write(*image, 3 * kChunk, pattern(4, 4096));
+      image->flush();
+    });
+    EXPECT_EQ(error.code(), EUCLEAN) << error.what();
+    EXPECT_NE(std::string(error.what()).find(says), std::string::npos) << error.what();
+    end();
+    EXPECT_TRUE(read_file(file()) == before);
+  }
+};
+
+TEST_F(Qcow2TablesTest, AChunkThatLiesOverATableIsNotWrittenTo) {
+  for (int which = 0; which < 4; ++which) {
+    SCOPED_TRACE(which);
+    make();
+    const std::array<uint64_t, 4> places{l1(), l2(), refcount_table(), number(refcount_table())};
+    set_number(l2() + 3 * 8, kCopied | places.at(static_cast<size_t>(which)));
+    expect_refused("where the file's own tables lie");
+  }
+}
+
+TEST_F(Qcow2TablesTest, TablesThatLieOverEachOtherAreRefused) {
+  make();
+  set_number(l1(), kCopied | refcount_table());
+  expect_refused("two of its tables lie at byte");
+}
+
+TEST_F(Qcow2TablesTest, AnEntryThatLeadsNowhereIsNoBase) {
+  make();
+  set_number(l1(), kCopied);
+  expect_refused("entry 0 of its L1 table is 0x8000000000000000, which leads nowhere");
+  make();
+  set_number(l2() + 3 * 8, kCopied);
+  expect_refused("chunk 3 has the entry 0x8000000000000000, which means nothing");
+  make();
+  set_number(l2() + 3 * 8, number(l2() + 3 * 8) | 2);
+  expect_refused("chunk 3 has the entry");
+}
+
+TEST_F(Qcow2TablesTest, AClusterNotMarkedAsItsOwnIsSaid) {
+  make();
+  set_number(l2() + 3 * 8, number(l2() + 3 * 8) & ~kCopied);
+  EXPECT_NE(found_by_check().find("1 of its clusters are not marked"), std::string::npos);
+  EXPECT_NE(run("qemu-img check -q 1.qcow2"), 0);
+  expect_run("qemu-img check -q -r all 1.qcow2");
+  expect_check_clean();
 }
 
 TEST_F(Qcow2LayerTest, ABackingFileOfAnotherFormatIsSaidAndPutRight) {
