@@ -53,10 +53,13 @@ def main():
     if not database:
         sys.exit(f"{build}: has no sources of cowfs")
 
+    # How many states of one function the analyzer looks at: what clang's own shallow mode takes, a third of the default,
+    # in half of the time.
+    analyzer = [f"-extra-arg={word}" for word in ("-Xclang", "-analyzer-config", "-Xclang", "max-nodes=75000")]
     # Including sources is what such a file is for.
     run = subprocess.run(
         ["run-clang-tidy", "-quiet", "-j", str(len(os.sched_getaffinity(0))), "-p", str(place)]
-        + ["-checks=-bugprone-suspicious-include", str(place)],
+        + [*analyzer, "-checks=-bugprone-suspicious-include", str(place)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     for line in run.stdout.splitlines():
         if line and not re.match(r"clang-tidy|.*warnings? generated|Enabled checks|    [a-z]+[-.a-zA-Z0-9]*$", line):
