@@ -341,8 +341,7 @@ int run_check(const Arguments& arguments) {
   }
   const bool only_checks = !values.record_base && !values.base && !values.clear;
   if (!only_checks && (values.repair || values.json)) {
-    throw UsageError(
-        "--repair and --json go together, and with none of --record-base, --base and --clear");
+    throw UsageError("--repair and --json do not go with --record-base, --base and --clear");
   }
   if (values.base_path && !values.base) throw UsageError("--base-path goes with --base only");
   if (values.target.empty() != (values.store && !values.clear)) {

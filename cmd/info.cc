@@ -261,7 +261,7 @@ std::string title_of(std::string key) {
   if (key == "users") return "used by";
   if (key == "private_percent") return "private";
   if (key == "cow_file") return "CoW file";
-  if (key == "failure") return "takes no writes";
+  if (key == "failure") return "failed";
   if (key == "used_percent") return "disk used";
   if (key == "full") return "when full";
   if (key == "parked") return "wait for space";

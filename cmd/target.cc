@@ -196,7 +196,9 @@ void require_unused(const ImagePath& image, const char* why_not) {
     try {
       openers = ask_server(image.path).value("openers", uint64_t{0});
     } catch (const Error& error) {
-      if (error.code() != EACCES) throw;  // who may not read it may yet be allowed to remove it
+      // Who may not read it may yet be allowed to remove it, and what cannot be opened is not in
+      // use.
+      if (error.code() != EACCES && error.code() != EUCLEAN && error.code() != EOPNOTSUPP) throw;
     }
     if (openers <= 1) return;
     if (Clock::now() > deadline) {

@@ -29,6 +29,7 @@
 #include <filesystem>
 #include <map>
 #include <string_view>
+#include <utility>
 
 #include "store/catalog.h"
 #include "store/check_base.h"
@@ -52,6 +53,15 @@ namespace {
 
 namespace fs = std::filesystem;
 using Severity = Finding::Severity;
+
+/// What an error says, and what to do: what it says itself, behind a semicolon, is better than what
+/// can be said of all.
+std::pair<std::string, std::string> with_remedy(const Error& error, const char* general) {
+  const std::string text = error.what();
+  const size_t own = text.find("; ");
+  if (own == std::string::npos) return {text, general};
+  return {text.substr(0, own), text.substr(own + 2)};
+}
 
 std::optional<struct stat> status_of(const std::string& path) {
   struct stat status {};
@@ -469,7 +479,8 @@ void StoreCheck::check_spaces(const CheckedCatalog& catalog) {
     policy = catalog.policy->open(context);
   } catch (const Error& error) {
     if (error.code() != EUCLEAN) throw;
-    damage("pool", error.what(), "see what else is wrong with the pool");
+    const auto [what, remedy] = with_remedy(error, "see what else is wrong with the pool");
+    damage("pool", what, remedy);
     return;
   }
   for (const auto& [id, checked] : catalog.layers) {
@@ -514,12 +525,9 @@ void StoreCheck::check_own_map(StorePolicy& policy, const CheckedLayer& layer) {
     }
   } catch (const Error& error) {
     if (error.code() != EUCLEAN && error.code() != EOPNOTSUPP && error.code() != EIO) throw;
-    // What the message says to do is better than what can be said of all.
-    const std::string text = error.what();
-    const size_t remedy = text.find("; ");
-    add(Severity::damage, text.substr(0, remedy),
-        remedy == std::string::npos ? "put the file back from a copy, or mend it with qemu-img"
-                                    : text.substr(remedy + 2));
+    const auto [what, remedy] =
+        with_remedy(error, "put the file back from a copy, or mend it with qemu-img");
+    add(Severity::damage, what, remedy);
   }
 }
 

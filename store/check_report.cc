@@ -84,7 +84,9 @@ FlawFindings::FlawFindings(CheckReport& report, const std::string& image, uint64
                      .what = "present chunks lie over a hole of the " + place +
                              ": what was written "
                              "there is lost, and reads as zeros or fails",
-                     .remedy = "restore this part of the disk from a backup"}),
+                     .remedy = "restore this part of the disk from a backup; if the file was "
+                               "copied in a way that makes holes of zeros, as cp(1) does, it was "
+                               "zeros, and nothing is lost"}),
       leaked_(report, {.severity = Finding::Severity::leak,
                        .kind = "leaked_space",
                        .image = image,

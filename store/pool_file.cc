@@ -253,7 +253,7 @@ void PoolFile::refuse(std::span<const std::byte> bytes, const PoolHeader& expect
                               title + ": " + error.what() +
                                   ": it is another file or device, or somebody wrote to it (mkfs, "
                                   "say); name the right one with --pool; if this is it, `cowfs "
-                                  "pool restore-header` writes its header anew");
+                                  "pool restore-header STORE` writes its header anew");
   }
   if (found.uuid != expected.uuid) {
     throw Error::with_message(EUCLEAN, title + ": belongs to another store, of UUID " +
@@ -305,8 +305,10 @@ uint64_t PoolFile::require_room(uint64_t slots, ChunkSize chunk) const {
   const uint64_t fit = slots_that_fit(chunk);
   if (fit >= slots) return slots;
   throw Error::with_message(
-      EUCLEAN, pool_title(path()) + ": damaged: it has become shorter: it has room for " +
-                   std::to_string(fit) + " chunks, and had for " + std::to_string(slots));
+      EUCLEAN,
+      pool_title(path()) + ": damaged: it has become shorter: it has room for " +
+          std::to_string(fit) + " chunks, and had for " + std::to_string(slots) +
+          "; give it its size back, with what was there, or name the right one with --pool");
 }
 
 void PoolFile::make_room(uint64_t slots, ChunkSize chunk) const {

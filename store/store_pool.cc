@@ -77,7 +77,7 @@ void Store::open_pool(bool there) {
   if (options_.pool && !options_.base_path.empty() &&
       is_same_storage(*options_.pool, options_.base_path)) {
     throw Error::with_message(
-        EINVAL, pool_title(*options_.pool) + ": is the base, which is never written to (I1)");
+        EINVAL, pool_title(*options_.pool) + ": is the base, which is never written to");
   }
   if (!options_.pool) {
     if (there && exists(own)) {

@@ -164,6 +164,9 @@ TEST_F(Qcow2, AnImageWhoseLayerIsDamagedHoldsNothingUp) {
   // Nothing of it is in use, so there is nothing of it to be made durable.
   Must(Cowfs({"sync", MountPoint()}));
   EXPECT_TRUE(Same(RandomBytes(kMiB, 3), File(*mount / "dom2").Read(0, kMiB)));
+  // What cannot be opened is in nobody's use.
+  Must(Cowfs({"rm", *mount / "dom1"}));
+  EXPECT_EQ(CowfsJson({"info", MountPoint()})["failed_images"], 0);
   Must(Cowfs({"umount", MountPoint()}));
 }
 
